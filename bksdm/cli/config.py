@@ -1,0 +1,56 @@
+"""From config nodes to the frozen values that the library takes. Nothing below `cli` sees a config node."""
+
+import json
+from typing import Any, TypeVar
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from bksdm.errors import InputError
+
+T = TypeVar("T")
+
+
+def built(node: DictConfig, kind: type[T], **extra: Any) -> T:
+    """The object that a node's `_target_` describes.
+
+    Raises:
+        InputError: the node has a key or a value that the target does not take.
+    """
+    try:
+        result = hydra.utils.instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from error
+        if isinstance(cause, TypeError):
+            raise InputError(f"settings of {kind.__name__}: {cause}") from error
+        raise
+    if not isinstance(result, kind):
+        raise InputError(f"settings {OmegaConf.to_container(node)} make no {kind.__name__}")
+    return result
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], *, free: frozenset[str]) -> list[str]:
+    """Dotted keys whose values differ, without those that are free to change (a name frees all below it)."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key, ...) != flat_new.get(key, ...)]
+    return [key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in free)]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result

@@ -1,0 +1,155 @@
+"""bksdm train."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from diffusers import UNet2DConditionModel
+from omegaconf import DictConfig
+
+from bksdm.cli.config import built, differing_keys, plain
+from bksdm.cli.evaluate import compare_models
+from bksdm.data.datamodule import ShardDataModule
+from bksdm.errors import InputError
+from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.prompts import from_texts
+from bksdm.evaluation.shapes import ShapesProtocol
+from bksdm.export.pipeline import export_student
+from bksdm.losses.distill import LossWeights
+from bksdm.models.teacher import Teacher, TeacherSource, load_teacher
+from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
+from bksdm.surgery.plan import BlockPlan
+from bksdm.training.checkpoint import Checkpoints, load_student
+from bksdm.training.distill import Distillation
+from bksdm.training.ema import Ema
+from bksdm.training.optim import OptimizerSettings
+from bksdm.training.run import RunFolder, TrainerSettings, fit, steps_done
+from bksdm.training.samples import SampleGrid
+
+# What may change between start and resume: it changes where and how fast a run goes, not what it computes.
+FREE = frozenset(
+    {
+        "runs_dir",
+        "checkpoint",
+        "samples",
+        "evaluation",
+        "data.workers",
+        "data.batch_size",
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+        "trainer.log_every_n_steps",
+        "trainer.validate_every_n_steps",
+        "method.gradient_checkpointing",
+    }
+)
+_PACKAGES = ("bksdm", "torch", "diffusers", "transformers", "pytorch-lightning")
+
+
+def run(config: DictConfig) -> int:
+    """Cut, distil, export, evaluate; each part is skipped if it is done."""
+    settings = built(config.trainer, TrainerSettings)
+    folder = RunFolder(Path(config.runs_dir) / config.name)
+    values = plain(config)
+    check_same_run(folder, values)
+    source, plan = built(config.teacher, TeacherSource), built(config.student, BlockPlan)
+    done = steps_done(folder)
+    if done >= settings.max_steps and folder.student.exists() and (folder.results.exists() or not config.evaluation):
+        print(f"{folder.path} is finished: {done} steps; student in {folder.student}")
+        return 0
+    teacher = load_teacher(source)
+    if done < settings.max_steps:
+        code = _distil(config, values, teacher, plan, settings=settings, folder=folder)
+        if code:
+            return code
+    student = load_student(folder.checkpoint)
+    export_student(teacher, student, folder.student)
+    print(f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)")
+    if config.evaluation:
+        before = cut(teacher, plan, init=config.method.init)
+        unets = {"teacher": teacher.unet, "student before": before, "student after": student}
+        compare_models(unets, teacher, built(config.evaluation, ShapesProtocol), out=folder.results)
+    grids = sorted(folder.samples.glob("step_*.png"))
+    if grids:
+        print(f"picture: {grids[-1]}")
+    return 0
+
+
+def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
+    """Start a run's folder, or refuse to go on with one that has another configuration.
+
+    Raises:
+        InputError: with the differing keys.
+    """
+    if folder.config.exists():
+        old = yaml.safe_load(folder.config.read_text())
+        keys = differing_keys(old, values, free=FREE)
+        if keys:
+            raise InputError(
+                f"run {folder.path} was started with other settings: {', '.join(keys)}; use another name=, or the old "
+                f"values in {folder.config}"
+            )
+
+
+def cut(teacher: Teacher, plan: BlockPlan, *, init: str) -> UNet2DConditionModel:
+    """The student before training."""
+    if init not in ("teacher", "random"):
+        raise InputError(f"method.init={init}: expected teacher or random")
+    return remove_blocks(teacher.unet, plan=plan) if init == "teacher" else empty_student(teacher.unet.config, plan)
+
+
+def _distil(
+    config: DictConfig, values: dict[str, Any], teacher: Teacher, plan: BlockPlan, *, settings: TrainerSettings, folder: RunFolder
+) -> int:
+    data = built(config.data, ShardDataModule, seed=config.seed, tokenizer=teacher.tokenizer)
+    if data_resolution(config) % (teacher.latent_factor * 2 ** (plan.stages - 1)):
+        raise InputError(
+            f"data.resolution={config.data.resolution}: expected a multiple of {teacher.latent_factor * 2 ** (plan.stages - 1)}"
+        )
+    # Last, so that a refused run leaves nothing behind.
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(yaml.safe_dump(values, sort_keys=False))
+    module = Distillation(
+        cut(teacher, plan, init=config.method.init),
+        teacher,
+        pairs=feature_pairs(plan, teacher.unet.config),
+        weights=built(config.method.weights, LossWeights),
+        optimizer=built(config.optimizer, OptimizerSettings),
+        normalise_features=config.method.normalise_features,
+        min_snr_gamma=config.method.min_snr_gamma,
+        gradient_clip=config.method.gradient_clip,
+        gradient_checkpointing=config.method.gradient_checkpointing,
+        identity={
+            "plan": plan.to_json(),
+            "student_config": student_config(teacher.unet.config, plan),
+            "teacher": teacher.source.identity,
+            "data": data.fingerprint,
+            "versions": {name: version(name) for name in _PACKAGES},
+        },
+    )
+    ema = Ema(decay=config.ema_decay)
+    samples = SampleGrid(
+        folder.samples,
+        prompts=from_texts(list(config.samples.prompts), seed=config.samples.seed),
+        sampling=built(config.samples.sampling, Sampling),
+        every_n_steps=config.samples.every_n_steps,
+        before=cut(teacher, plan, init=config.method.init),
+        ema=ema,
+    )
+    checkpoints = Checkpoints(
+        folder.checkpoint,
+        every_n_steps=config.checkpoint.every_n_steps,
+        keep_every_n_steps=config.checkpoint.keep_every_n_steps,
+    )
+    received = fit(module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints)
+    if received is not None:
+        print(f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; the same command goes on")
+        return 128 + received
+    return 0
+
+
+def data_resolution(config: DictConfig) -> int:
+    """Side of the training pictures in pixels."""
+    return int(config.data.resolution)

@@ -1,0 +1,79 @@
+"""A student as a stock diffusers folder, and the proof that the folder holds what was trained."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from bksdm.errors import InputError
+from bksdm.models.teacher import Teacher
+
+
+def assemble(teacher: Teacher, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """A stock pipeline of the teacher's parts around `unet`, without progress bar and safety checker."""
+    pipeline = StableDiffusionPipeline(
+        vae=teacher.vae,
+        text_encoder=teacher.text_encoder,
+        tokenizer=teacher.tokenizer,
+        unet=unet,
+        scheduler=teacher.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableDiffusionPipeline:
+    """A pipeline from a diffusers folder or the Hub, in fp32.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        pipeline: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
+            folder, revision=revision, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        )
+    except (OSError, ValueError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model {folder}: {line}; expected a diffusers folder, a run, or a Hub id") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path) -> None:
+    """Write the student with the teacher's other parts, reload the folder, compare, and only then give it its name.
+
+    Raises:
+        RuntimeError: the reloaded U-Net differs, in weights or in output.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline = assemble(teacher, student)
+    for tensor in student.parameters():
+        tensor.data = tensor.data.contiguous()  # some readers refuse channels_last tensors
+    pipeline.save_pretrained(temporary)
+    compare(student, load_pipeline(temporary).unet)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+@torch.no_grad()
+def compare(student: UNet2DConditionModel, reloaded: UNet2DConditionModel) -> None:
+    """Raise unless both have equal weights and equal outputs on one random input."""
+    weights, others = student.state_dict(), reloaded.state_dict()
+    if weights.keys() != others.keys() or not all(torch.equal(w.cpu(), others[n]) for n, w in weights.items()):
+        raise RuntimeError("the exported U-Net does not reload with the weights that were trained")
+    size, rng = student.config.sample_size, torch.Generator().manual_seed(0)
+    latents = torch.randn(1, student.config.in_channels, size, size, generator=rng)
+    text = torch.randn(1, 8, student.config.cross_attention_dim, generator=rng)
+    training = student.training
+    outputs = [
+        model.eval()(latents.to(model.device), torch.tensor([500], device=model.device), text.to(model.device)).sample
+        for model in (student, reloaded.to(student.device))
+    ]
+    student.train(training)
+    if not torch.equal(*outputs):
+        raise RuntimeError("the exported U-Net does not answer as the one that was trained")

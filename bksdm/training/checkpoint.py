@@ -1,0 +1,108 @@
+"""Checkpoints that survive: written at intervals, at a signal and at the end, always at a step boundary and atomically.
+
+A checkpoint holds student, average, optimiser, plan, teacher id, data fingerprint and versions: tensors and plain
+values only, so that it loads with `weights_only=True`. Never a teacher tensor.
+"""
+
+import pickle
+import signal
+import zipfile
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from diffusers import UNet2DConditionModel
+
+from bksdm.errors import InputError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Checkpoints(pl.Callback):
+    """Replaces `last` every `every_n_steps`, at the end, and when a signal comes, which also ends the run.
+
+    It must be the last callback, so that it saves what the others have done.
+
+    Attributes:
+        received: the signal that ended the run, or None. A second Ctrl-C stops at once, without saving.
+    """
+
+    def __init__(self, last: Path, *, every_n_steps: int, keep_every_n_steps: int = 0) -> None:
+        if every_n_steps < 1 or keep_every_n_steps < 0:
+            raise InputError(
+                f"checkpoint.every_n_steps={every_n_steps}, keep_every_n_steps={keep_every_n_steps}: "
+                "expected at least 1 and at least 0"
+            )
+        self.last = last
+        self.every_n_steps = every_n_steps
+        self.keep_every_n_steps = keep_every_n_steps
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from the default signal handlers, and from Lightning's."""
+        del trainer, pl_module
+        self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time, at the end of an optimiser step."""
+        del pl_module, outputs, batch
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 or step == trainer.max_steps or self.received is not None:
+            trainer.save_checkpoint(self.last)
+        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
+            trainer.save_checkpoint(self.last.with_name(f"step_{step}.ckpt"))
+        if self.received is not None:
+            trainer.should_stop = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        del trainer, pl_module, stage
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of ours on the CPU.
+
+    Raises:
+        InputError: it is missing, broken, or not one of ours.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content["bksdm"]["student_config"]
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint at {path}") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); restore it from a copy, or move it away to "
+            "begin again"
+        ) from error
+    return content
+
+
+def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2DConditionModel:
+    """The student that a checkpoint holds, with its averaged or its raw weights."""
+    content = read_checkpoint(path)
+    student: UNet2DConditionModel = UNet2DConditionModel.from_config(content["bksdm"]["student_config"])
+    prefix = "student."
+    student.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items()})
+    if weights == "ema":
+        with torch.no_grad():
+            average = content["callbacks"]["Ema"]["shadow_params"]
+            for parameter, value in zip(student.parameters(), average, strict=True):
+                parameter.copy_(value)
+    return student.eval()

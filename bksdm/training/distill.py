@@ -1,0 +1,136 @@
+"""Distillation of a student from its frozen teacher: one training step, read as BK-SDM's method section."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diffusers import UNet2DConditionModel
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bksdm.batch import NoisyBatch, Prediction, TextImageBatch
+from bksdm.diffusion import Diffusion, sample_randomness
+from bksdm.losses.distill import LossTerms, LossWeights, distillation_terms
+from bksdm.models.features import tap
+from bksdm.models.teacher import Teacher
+from bksdm.training.optim import OptimizerSettings, clip_gradients
+
+
+class Distillation(pl.LightningModule):
+    """Trains `student`; everything else is held, not registered, so it is in no state dict, EMA or checkpoint.
+
+    Args:
+        student: the U-Net to be trained.
+        teacher: the frozen teacher that it was cut from.
+        pairs: (teacher module, student module) whose outputs are compared.
+        weights: weights of the loss terms.
+        optimizer: optimiser settings.
+        normalise_features: divide each feature error by the teacher's mean square there.
+        min_snr_gamma: Min-SNR weighting of the task loss; None switches it off.
+        gradient_clip: global gradient norm.
+        gradient_checkpointing: trade student compute for memory.
+        identity: plain values that a checkpoint carries and a resuming run must share (plan, teacher, data).
+    """
+
+    def __init__(
+        self,
+        student: UNet2DConditionModel,
+        teacher: Teacher,
+        *,
+        pairs: Sequence[tuple[str, str]],
+        weights: LossWeights,
+        optimizer: OptimizerSettings,
+        normalise_features: bool = False,
+        min_snr_gamma: float | None = None,
+        gradient_clip: float = 1.0,
+        gradient_checkpointing: bool = False,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.student = student.train()
+        self._held = (teacher,)  # in a tuple, out of sight of nn.Module; the Teacher is no module either
+        self.diffusion = Diffusion.from_scheduler_config(dict(teacher.scheduler.config))
+        self.teacher_taps, self.student_taps = (tuple(side) for side in zip(*pairs, strict=True)) if pairs else ((), ())
+        self.weights = weights
+        self.optimizer_settings = optimizer
+        self.normalise_features = normalise_features
+        self.min_snr_gamma = min_snr_gamma
+        self.gradient_clip = gradient_clip
+        self.identity = identity or {}
+        if gradient_checkpointing:
+            student.enable_gradient_checkpointing()
+
+    @property
+    def teacher(self) -> Teacher:
+        """The frozen teacher."""
+        return self._held[0]
+
+    def setup(self, stage: str) -> None:
+        """Move the teacher to this process's device."""
+        del stage
+        self.teacher.to(self.trainer.strategy.root_device)
+
+    def noise(self, batch: TextImageBatch) -> NoisyBatch:
+        """Encode pictures and captions, and noise the latents to random timesteps."""
+        shape = self._latent_shape(batch)
+        timesteps, noise, posterior_noise = sample_randomness(batch.seeds, shape, steps=self.diffusion.steps)
+        timesteps, noise = timesteps.to(self.device), noise.to(self.device)
+        latents = self.teacher.encode_pixels(batch.pixels, noise=posterior_noise.to(self.device)).to(noise.dtype)
+        return NoisyBatch(
+            latents=self.diffusion.noised(latents, noise, timesteps),
+            timesteps=timesteps,
+            text=self.teacher.encode_text(batch.tokens),
+            target=self.diffusion.target(latents, noise, timesteps),
+            weights=self.diffusion.min_snr_weights(timesteps, gamma=self.min_snr_gamma),
+        )
+
+    def terms(self, batch: TextImageBatch) -> LossTerms:
+        """Noise, teacher, student, losses."""
+        noisy = self.noise(batch)
+        with torch.no_grad():
+            target = predict(self.teacher.unet, noisy, taps=self.teacher_taps)
+        guess = predict(self.student, noisy, taps=self.student_taps)
+        return distillation_terms(guess, target, noisy, normalise_features=self.normalise_features)
+
+    def training_step(self, batch: TextImageBatch, batch_idx: int) -> Tensor:
+        """One micro-batch; returns the loss to minimise."""
+        del batch_idx
+        terms = self.terms(batch)
+        total = terms.total(self.weights)
+        self.log_dict({f"train/{name}": value.detach() for name, value in vars(terms).items()}, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: TextImageBatch, batch_idx: int) -> None:
+        """The same terms on the validation samples, whose noise never changes."""
+        del batch_idx
+        terms = vars(self.terms(batch))
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(batch), sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on the student alone."""
+        optimizer, schedule = self.optimizer_settings.build(self.student, max_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Clip the global norm."""
+        del optimizer, args, kwargs
+        clip_gradients(self.student, self.gradient_clip)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Plan, teacher, data and versions go into the checkpoint."""
+        checkpoint["bksdm"] = self.identity
+
+    def _latent_shape(self, batch: TextImageBatch) -> tuple[int, ...]:
+        factor = self.teacher.latent_factor
+        height, width = batch.pixels.shape[-2:]
+        return (self.teacher.vae.config.latent_channels, height // factor, width // factor)
+
+
+def predict(unet: UNet2DConditionModel, noisy: NoisyBatch, *, taps: Sequence[str]) -> Prediction:
+    """Run a U-Net and return its output with the outputs of the tapped modules, in their order."""
+    with tap(unet, taps) as seen:
+        sample = unet(noisy.latents, noisy.timesteps, noisy.text, return_dict=False)[0]
+    return Prediction(sample, tuple(seen[name] for name in taps))

@@ -1,0 +1,74 @@
+"""Exponential moving average of the student, by diffusers' EMAModel: decay min(decay, (1 + n) / (10 + n)) after n steps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+from bksdm.training.distill import Distillation
+
+
+class Ema(pl.Callback):
+    """Averages the student after each optimiser step; validation and samples see the average."""
+
+    def __init__(self, *, decay: float) -> None:
+        self.decay = decay
+        self._average: EMAModel | None = None
+        self._saved: dict[str, Any] | None = None
+        self._step = 0
+
+    @contextmanager
+    def applied(self, student: nn.Module) -> Iterator[None]:
+        """The student has the averaged weights inside this block."""
+        if self._average is None:
+            yield
+            return
+        parameters = list(student.parameters())
+        self._average.store(parameters)
+        self._average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self._average.restore(parameters)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start from the student's weights, or from the checkpoint's average."""
+        assert isinstance(pl_module, Distillation)
+        self._average = EMAModel(pl_module.student.parameters(), decay=self.decay, foreach=True)
+        if self._saved is not None:
+            self._average.load_state_dict(self._saved)
+        self._average.to(pl_module.device)
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Average once an optimiser step, not once a micro-batch."""
+        del args
+        assert isinstance(pl_module, Distillation)
+        assert self._average is not None
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self._average.step(pl_module.student.parameters())
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate the average."""
+        del trainer
+        if self._average is not None and isinstance(pl_module, Distillation):
+            self._average.store(list(pl_module.student.parameters()))
+            self._average.copy_to(list(pl_module.student.parameters()))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the raw weights."""
+        del trainer
+        if self._average is not None and isinstance(pl_module, Distillation):
+            self._average.restore(list(pl_module.student.parameters()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers."""
+        return {} if self._average is None else self._average.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Kept until the fit starts, when the student is on its device."""
+        self._saved = state_dict or None

@@ -1,0 +1,161 @@
+"""One training run: its folder, its Trainer, and how it goes on after an interruption."""
+
+import csv
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from bksdm.data.datamodule import ShardDataModule
+from bksdm.errors import InputError
+from bksdm.training.checkpoint import Checkpoints, read_checkpoint
+from bksdm.training.distill import Distillation
+from bksdm.training.ema import Ema
+from bksdm.training.progress import ProgressLines
+from bksdm.training.samples import SampleGrid
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies. No time stamp in the path, so that a requeued job finds itself."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint that a resumed run starts from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def student(self) -> Path:
+        """The exported diffusers folder."""
+        return self.path / "student"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids."""
+        return self.path / "samples"
+
+    @property
+    def results(self) -> Path:
+        """Scores of the finished student."""
+        return self.path / "results.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Everything that was logged."""
+        return self.path / "metrics.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """What the Lightning Trainer is told; names are Lightning's but for the intervals, which are in optimiser steps."""
+
+    max_steps: int
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    strategy: str
+    precision: str
+    log_every_n_steps: int
+    validate_every_n_steps: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "log_every_n_steps", "validate_every_n_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"trainer.{name}={getattr(self, name)}: expected at least 1")
+
+
+def steps_done(folder: RunFolder) -> int:
+    """Optimiser steps that the run's last checkpoint holds; 0 without one."""
+    return int(read_checkpoint(folder.checkpoint)["global_step"]) if folder.checkpoint.exists() else 0
+
+
+def fit(
+    module: Distillation,
+    data: ShardDataModule,
+    settings: TrainerSettings,
+    *,
+    folder: RunFolder,
+    ema: Ema,
+    samples: SampleGrid,
+    checkpoints: Checkpoints,
+) -> Signals | None:
+    """Train until `max_steps` or a signal, from the last checkpoint if there is one; returns the signal.
+
+    Raises:
+        InputError: the checkpoint belongs to other data, another plan or another teacher.
+    """
+    done = steps_done(folder)
+    if done:
+        _check_identity(read_checkpoint(folder.checkpoint)["bksdm"], module.identity, folder)
+    interactive = sys.stdout.isatty()
+    bar: pl.Callback = (
+        TQDMProgressBar(refresh_rate=5) if interactive else ProgressLines(seconds=15, global_batch=data.order.global_batch)
+    )
+    _quieten()
+    kept = _metrics_until(folder, done)
+    loggers = [CSVLogger(folder.path, name="", version=""), TensorBoardLogger(folder.path, name="", version="")]
+    loggers[0].experiment.metrics.extend(kept)
+    loggers[0].save()
+    trainer = pl.Trainer(
+        max_steps=settings.max_steps,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        log_every_n_steps=settings.log_every_n_steps,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=interactive,
+        default_root_dir=folder.path,
+        logger=loggers,
+        callbacks=[ema, samples, bar, checkpoints],
+    )
+    accumulation = data.order.accumulation(data.batch_size, trainer.world_size)
+    trainer.accumulate_grad_batches = accumulation
+    trainer.val_check_interval = settings.validate_every_n_steps * accumulation
+    folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    trainer.fit(module, data, ckpt_path=folder.checkpoint if done else None, weights_only=True)
+    return checkpoints.received
+
+
+def _check_identity(saved: dict[str, Any], now: dict[str, Any], folder: RunFolder) -> None:
+    for name in ("plan", "teacher", "data"):
+        if saved[name] != now[name]:
+            raise InputError(
+                f"checkpoint {folder.checkpoint} is of another {name}: {json.dumps(saved[name])}, now {json.dumps(now[name])}; "
+                "restore it, or choose another name="
+            )
+
+
+def _metrics_until(folder: RunFolder, step: int) -> list[dict[str, Any]]:
+    """What was logged up to a step: Lightning's CSV logger deletes the file of a run that is resumed."""
+    if not folder.metrics.exists():
+        return []
+    with folder.metrics.open(newline="") as file:
+        rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    return [row for row in rows if int(row["step"]) < step]
+
+
+def _quieten() -> None:
+    """Silence Lightning's advice that does not hold here: our loader is resumable, and workers are the user's choice."""
+    for message in (".*dataloader is not resumable.*", ".*does not have many workers.*", ".*directory .* exists and is not empty.*",
+                    ".*GPU available but not used.*", ".*LeafSpec.*", ".*lr_scheduler.step.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message=message)
