@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
+from bksdm.errors import InputError
+
 IMAGE_SIZE: Final = 64
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 # Radii in pixels; every shape touches all four sides of its bounding box, so the box alone tells the size.
@@ -59,7 +61,7 @@ class Scene:
     def __post_init__(self) -> None:
         colors = [thing.color for thing in self.things] + [self.background]
         if len(set(colors)) != len(colors) or (self.relation is None) != (len(self.things) == 1):
-            raise ValueError(f"not a scene of the shapes world: {self!r}; colours differ, two things have a relation")
+            raise InputError(f"not a scene of the shapes world: {self!r}; colours differ, two things have a relation")
 
     @property
     def caption(self) -> str:
@@ -77,7 +79,7 @@ def parse(caption: str) -> Scene:
     """The scene that a caption describes.
 
     Raises:
-        ValueError: the caption is not of this world's grammar.
+        InputError: the caption is not of this world's grammar.
     """
     body, joint, tail = caption.partition(" on a ")
     relation = next((name for name in RELATIONS if f" {name} " in body), None)
@@ -88,7 +90,7 @@ def parse(caption: str) -> Scene:
         for words in things
     )
     if not (joint and known and background in COLORS):
-        raise ValueError(
+        raise InputError(
             f"caption {caption!r} is not of the shapes world; expected e.g. "
             "'a big red circle left of a small blue square on a white background'"
         )

@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bksdm.errors import InputError
+from bksdm.training.distill import ends_step
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -51,7 +52,7 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Save if it is time, at the end of an optimiser step."""
         del pl_module, outputs, batch
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not ends_step(trainer, batch_idx):
             return
         step = trainer.global_step
         if step % self.every_n_steps == 0 or step == trainer.max_steps or self.received is not None:

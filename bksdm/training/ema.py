@@ -1,14 +1,14 @@
 """Exponential moving average of the student, by diffusers' EMAModel: decay min(decay, (1 + n) / (10 + n)) after n steps."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from bksdm.training.distill import Distillation
+from bksdm.training.distill import Distillation, ends_step
 
 
 class Ema(pl.Callback):
@@ -18,7 +18,7 @@ class Ema(pl.Callback):
         self.decay = decay
         self._average: EMAModel | None = None
         self._saved: dict[str, Any] | None = None
-        self._step = 0
+        self._validating = ExitStack()
 
     @contextmanager
     def applied(self, student: nn.Module) -> Iterator[None]:
@@ -36,34 +36,33 @@ class Ema(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the student's weights, or from the checkpoint's average."""
+        del trainer
         assert isinstance(pl_module, Distillation)
         self._average = EMAModel(pl_module.student.parameters(), decay=self.decay, foreach=True)
         if self._saved is not None:
             self._average.load_state_dict(self._saved)
         self._average.to(pl_module.device)
-        self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Average once an optimiser step, not once a micro-batch."""
-        del args
+        del outputs, batch
         assert isinstance(pl_module, Distillation)
         assert self._average is not None
-        if trainer.global_step > self._step:
-            self._step = trainer.global_step
+        if ends_step(trainer, batch_idx):
             self._average.step(pl_module.student.parameters())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the average."""
         del trainer
-        if self._average is not None and isinstance(pl_module, Distillation):
-            self._average.store(list(pl_module.student.parameters()))
-            self._average.copy_to(list(pl_module.student.parameters()))
+        assert isinstance(pl_module, Distillation)
+        self._validating.enter_context(self.applied(pl_module.student))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the raw weights."""
-        del trainer
-        if self._average is not None and isinstance(pl_module, Distillation):
-            self._average.restore(list(pl_module.student.parameters()))
+        del trainer, pl_module
+        self._validating.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""

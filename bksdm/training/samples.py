@@ -14,7 +14,7 @@ from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import Prompt
 from bksdm.export.pipeline import assemble
-from bksdm.training.distill import Distillation
+from bksdm.training.distill import Distillation, ends_step
 from bksdm.training.ema import Ema
 
 
@@ -31,19 +31,14 @@ class SampleGrid(pl.Callback):
         self.before = before
         self.ema = ema
         self._fixed: dict[str, list[Tensor]] = {}
-        self._step = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not draw a resumed step again."""
-        del pl_module
-        self._step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Draw at each multiple of the interval."""
-        del args
-        new_step = trainer.global_step > self._step
-        self._step = trainer.global_step
-        if self.every_n_steps and new_step and self._step % self.every_n_steps == 0 and trainer.is_global_zero:
+        del outputs, batch
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and ends_step(trainer, batch_idx)
+        if due and trainer.is_global_zero:
             assert isinstance(pl_module, Distillation)
             self.draw(trainer, pl_module)
 
