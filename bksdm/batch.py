@@ -13,8 +13,8 @@ class TextImageBatch:
     Attributes:
         pixels: (B, 3, H, W), float in [-1, 1].
         tokens: (B, T), token ids; those of the empty caption where the caption was dropped.
-        seeds: (B,), int64; everything random about a sample comes from its seed, which is a function of the run's seed
-            and the sample's global position.
+        seeds: (B,), int64; everything random about a sample comes from its seed, which is a
+            function of the run's seed and the sample's global position.
     """
 
     pixels: Tensor
@@ -25,8 +25,10 @@ class TextImageBatch:
         return len(self.seeds)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TextImageBatch":
-        """The batch with pixels and tokens on `device`; seeds are read on the CPU and stay there."""
-        pixels, tokens = (part.to(device, non_blocking=non_blocking) for part in (self.pixels, self.tokens))
+        """Pixels and tokens moved to `device`; seeds are read on the CPU and stay there."""
+        pixels, tokens = (
+            part.to(device, non_blocking=non_blocking) for part in (self.pixels, self.tokens)
+        )
         return replace(self, pixels=pixels, tokens=tokens)
 
     def pin_memory(self) -> "TextImageBatch":
@@ -55,7 +57,9 @@ class NoisyBatch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A U-Net's answer: `sample` (B, C, h, w), and the tapped `features` in the order of the feature pairs."""
+    """A U-Net's answer: `sample` (B, C, h, w), and the tapped `features` in the order of the
+    feature pairs.
+    """
 
     sample: Tensor
     features: tuple[Tensor, ...]

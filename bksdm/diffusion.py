@@ -1,7 +1,9 @@
-"""Timesteps, noising, targets and SNR weights of a discrete-time diffusion model. Pure torch, randomness as arguments.
+"""Timesteps, noising, targets and SNR weights of a discrete-time diffusion model. Pure torch,
+randomness as arguments.
 
-Notation of DDPM (arXiv 2006.11239): x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon. v is that of progressive
-distillation (arXiv 2202.00512, appendix D): v = sqrt(abar_t) epsilon - sqrt(1 - abar_t) x_0.
+Notation of DDPM (arXiv 2006.11239): x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon. v is that of
+progressive distillation (arXiv 2202.00512, appendix D): v = sqrt(abar_t) epsilon - sqrt(1 - abar_t)
+x_0.
 """
 
 from dataclasses import dataclass
@@ -37,7 +39,9 @@ class Diffusion:
         """
         kind = config.get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction"):
-            raise InputError(f"scheduler prediction_type is {kind!r}; expected 'epsilon' or 'v_prediction'")
+            raise InputError(
+                f"scheduler prediction_type is {kind!r}; expected 'epsilon' or 'v_prediction'"
+            )
         return cls(DDPMScheduler.from_config(config).alphas_cumprod, kind)
 
     @property
@@ -58,7 +62,9 @@ class Diffusion:
         return signal * noise - sigma * latents
 
     def min_snr_weights(self, timesteps: Tensor, *, gamma: float | None) -> Tensor:
-        """Min-SNR-gamma weights (arXiv 2303.09556, section 3.4): min(SNR, gamma)/SNR, over SNR + 1 for v; ones if None."""
+        """Min-SNR-gamma weights (arXiv 2303.09556, section 3.4): min(SNR, gamma)/SNR, over SNR + 1
+        for v; ones if None.
+        """
         if gamma is None:
             return torch.ones(timesteps.shape, device=timesteps.device)
         abar = self.alphas_cumprod.to(timesteps.device)[timesteps]
@@ -71,10 +77,13 @@ class Diffusion:
         return abar.sqrt(), (1 - abar).sqrt()
 
 
-def sample_randomness(seeds: Tensor, shape: tuple[int, ...], *, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def sample_randomness(
+    seeds: Tensor, shape: tuple[int, ...], *, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Timesteps (B,), diffusion noise and VAE noise (B, *shape), each sample's from its own seed.
 
-    Always drawn on the CPU, so that a sample has the same noise on every device, rank and batch size.
+    Always drawn on the CPU, so that a sample has the same noise on every device, rank and batch
+    size.
     """
     timesteps, noise, posterior = [], [], []
     for seed in seeds.tolist():

@@ -2,4 +2,6 @@
 
 
 class InputError(ValueError):
-    """Bad input. The message names the value, what was expected and the remedy, in one line; commands exit with 2."""
+    """Bad input. The message names the value, what was expected and the remedy, in one line;
+    commands exit with 2.
+    """

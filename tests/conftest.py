@@ -1,4 +1,6 @@
-"""Tiny real classes: Stable-Diffusion-1- and 2-shaped pipelines, shards of the embedded world, runs of the command."""
+"""Tiny real classes: Stable-Diffusion-1- and 2-shaped pipelines, shards of the embedded world, runs
+of the command.
+"""
 
 import os
 import sys
@@ -17,16 +19,21 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from bksdm.cli.main import main
 from bksdm.data.shapes import samples
 from bksdm.data.shards import write_shard
-from bksdm.models.teacher import Teacher, TeacherSource, embedded_folder, load_teacher
+from bksdm.models.source import TeacherSource, embedded_folder
+from bksdm.models.teacher import Teacher, load_teacher
 
 torch.set_num_threads(1)
 WIDTH = 16
 
 
 def tiny_unet(kind: str) -> UNet2DConditionModel:
-    """Four stages of two layers, as SD-1 (conv projections) or SD-2 (linear ones, heads a stage)."""
+    """Four stages of two layers, as SD-1 (conv projections) or SD-2 (linear, heads a stage)."""
     torch.manual_seed(0)
-    own = {"attention_head_dim": [1, 2, 4, 4], "use_linear_projection": True} if kind == "sd2" else {"attention_head_dim": 2}
+    own = (
+        {"attention_head_dim": [1, 2, 4, 4], "use_linear_projection": True}
+        if kind == "sd2"
+        else {"attention_head_dim": 2}
+    )
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 16, 32, 32),
@@ -81,7 +88,9 @@ def tiny_pipeline(kind: str) -> StableDiffusionPipeline:
 
 
 @pytest.fixture(scope="session", params=["sd1", "sd2"])
-def teacher_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A diffusers folder of each kind."""
     folder = tmp_path_factory.mktemp(request.param) / "teacher"
     tiny_pipeline(request.param).save_pretrained(folder)
@@ -107,7 +116,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three training shards of 16 and a validation shard of 8."""
     folder = tmp_path_factory.mktemp("shards")
     for split, count, per_shard, seed in [("train", 48, 16, 1), ("validation", 8, 8, 2)]:
-        rows = [(f"{i:04d}", image, scene.caption) for i, (scene, image) in enumerate(samples(count, seed=seed))]
+        rows = [
+            (f"{i:04d}", image, scene.caption)
+            for i, (scene, image) in enumerate(samples(count, seed=seed))
+        ]
         for shard, start in enumerate(range(0, count, per_shard)):
             write_shard(folder / f"{split}-{shard:05d}.tar", rows[start : start + per_shard])
     return folder

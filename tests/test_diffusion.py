@@ -15,7 +15,9 @@ def test_noising_and_targets_agree_with_diffusers(kind: str) -> None:
     diffusion = Diffusion.from_scheduler_config(dict(scheduler.config))
     latents, noise = torch.randn(4, 4, 2, 2), torch.randn(4, 4, 2, 2)
     timesteps = torch.tensor([0, 10, 500, 999])
-    torch.testing.assert_close(diffusion.noised(latents, noise, timesteps), scheduler.add_noise(latents, noise, timesteps))
+    torch.testing.assert_close(
+        diffusion.noised(latents, noise, timesteps), scheduler.add_noise(latents, noise, timesteps)
+    )
     expected = noise if kind == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
     torch.testing.assert_close(diffusion.target(latents, noise, timesteps), expected)
 
@@ -25,8 +27,12 @@ def test_min_snr_weights_agree_with_diffusers_recipe(kind: str) -> None:
     scheduler = DDPMScheduler(**CONFIG, prediction_type=kind)
     timesteps = torch.tensor([1, 100, 400, 999])
     snr = compute_snr(scheduler, timesteps)
-    expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / (snr if kind == "epsilon" else snr + 1)
-    weights = Diffusion.from_scheduler_config(dict(scheduler.config)).min_snr_weights(timesteps, gamma=5.0)
+    expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / (
+        snr if kind == "epsilon" else snr + 1
+    )
+    weights = Diffusion.from_scheduler_config(dict(scheduler.config)).min_snr_weights(
+        timesteps, gamma=5.0
+    )
     torch.testing.assert_close(weights, expected)
 
 

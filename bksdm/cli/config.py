@@ -1,4 +1,6 @@
-"""From config nodes to the frozen values that the library takes. Nothing below `cli` sees a config node."""
+"""From config nodes to the frozen values that the library takes. Nothing below `cli` sees a config
+node.
+"""
 
 import json
 from typing import Any, TypeVar
@@ -40,10 +42,16 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], *, free: frozenset[str]) -> list[str]:
-    """Dotted keys whose values differ, without those that are free to change (a name frees all below it)."""
+    """Dotted keys whose values differ, without those that are free to change (a name frees all
+    below it).
+    """
     flat_old, flat_new = _flat(old), _flat(new)
-    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key, ...) != flat_new.get(key, ...)]
-    return [key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in free)]
+    keys = [
+        key for key in {**flat_old, **flat_new} if flat_old.get(key, ...) != flat_new.get(key, ...)
+    ]
+    return [
+        key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

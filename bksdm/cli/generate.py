@@ -11,7 +11,9 @@ from bksdm.evaluation.generate import Sampling, generate, write_png
 from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import from_texts
 
-SMALL_WORLD_SIZE = 64  # pictures this small are of the embedded world, whose best guidance scale is 3
+SMALL_WORLD_SIZE = (
+    64  # pictures this small are of the embedded world, whose best guidance scale is 3
+)
 
 
 def run(config: DictConfig) -> int:
@@ -21,16 +23,26 @@ def run(config: DictConfig) -> int:
         raise InputError(f"images_per_prompt={config.images_per_prompt}: expected at least 1")
     pipeline = named_pipeline(config.model)
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    guidance = config.guidance if config.guidance is not None else (3.0 if size <= SMALL_WORLD_SIZE else 7.5)
+    guidance = (
+        config.guidance
+        if config.guidance is not None
+        else (3.0 if size <= SMALL_WORLD_SIZE else 7.5)
+    )
     sampling = Sampling(steps=config.steps, guidance=guidance, batch_size=config.batch_size)
-    prompts = from_texts([text for text in texts for _ in range(config.images_per_prompt)], seed=config.seed)
+    prompts = from_texts(
+        [text for text in texts for _ in range(config.images_per_prompt)], seed=config.seed
+    )
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     pixels = []
-    for image in tqdm(generate(pipeline, prompts, sampling), total=len(prompts), unit="image", disable=None):
+    for image in tqdm(
+        generate(pipeline, prompts, sampling), total=len(prompts), unit="image", disable=None
+    ):
         write_png(image, folder)
         pixels.append(image.pixels)
-    columns = {f"seed +{i}": pixels[i :: config.images_per_prompt] for i in range(config.images_per_prompt)}
+    columns = {
+        f"seed +{i}": pixels[i :: config.images_per_prompt] for i in range(config.images_per_prompt)
+    }
     grid(columns, texts).save(folder / "grid.png")
     print(f"{len(pixels)} images and grid.png in {folder}")
     return 0

@@ -1,4 +1,5 @@
-"""`bksdm VERB [key=value ...]`: finds the verb, lets Hydra compose its configuration, turns errors into one line.
+"""`bksdm VERB [key=value ...]`: finds the verb, lets Hydra compose its configuration, turns errors
+into one line.
 
 Exit codes: 0 done; 2 the user must change something; 1 a bug; 130 / 143 ended by Ctrl-C / SIGTERM.
 """
@@ -15,7 +16,7 @@ from importlib.resources import files
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before the first import of transformers
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
-import hydra  # noqa: E402
+import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -44,7 +45,9 @@ def main() -> int:
         return 0
     verb, overrides = arguments[0], arguments[1:]
     if verb not in VERBS:
-        return _refuse(f"bksdm: no verb {verb!r}; expected one of {', '.join(VERBS)} (see bksdm --help)")
+        return _refuse(
+            f"bksdm: no verb {verb!r}; expected one of {', '.join(VERBS)} (see bksdm --help)"
+        )
     try:
         return _run(verb, follow_teacher(verb, overrides))
     except KeyboardInterrupt:
@@ -87,7 +90,8 @@ def _hide_loading_bars() -> None:
 
 
 def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
-    """Resolve `teacher=folder/or/hub-id`, and let the experiment follow the teacher unless it is named.
+    """Resolve `teacher=folder/or/hub-id`, and let the experiment follow the teacher unless it is
+    named.
 
     Raises:
         InputError: `teacher=` is neither a named teacher nor looks like a folder or Hub id.
@@ -97,10 +101,15 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     teacher = chosen.get("teacher")
     if teacher is None:
         return result
-    named = sorted(entry.name.removesuffix(".yaml") for entry in (files("bksdm.conf") / "teacher").iterdir())
+    named = sorted(
+        entry.name.removesuffix(".yaml") for entry in (files("bksdm.conf") / "teacher").iterdir()
+    )
     if teacher not in named:
-        if "/" not in teacher and not os.path.isdir(teacher):  # noqa: PTH112
-            raise InputError(f"teacher={teacher}: expected one of {', '.join(named)}, a folder or a Hub id (owner/name)")
+        if "/" not in teacher and not os.path.isdir(teacher):
+            raise InputError(
+                f"teacher={teacher}: expected one of {', '.join(named)}, a folder or a Hub id"
+                " (owner/name)"
+            )
         at = result.index(f"teacher={teacher}")
         short = teacher.rstrip("/").rsplit("/", 1)[-1]
         result[at : at + 1] = ["teacher=pretrained", f"teacher.path='{teacher}'"]
@@ -122,7 +131,10 @@ def _explanation(error: BaseException) -> str | None:
         if isinstance(link, InputError):
             return _one_line(link)
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"no space left on the device{f' for {link.filename}' if link.filename else ''}; free some and run it again"
+            return (
+                f"no space left on the device{f' for {link.filename}' if link.filename else ''};"
+                " free some and run it again"
+            )
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS):
             return f"cannot write {link.filename}: {link.strerror}; choose another folder"
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
@@ -131,9 +143,13 @@ def _explanation(error: BaseException) -> str | None:
 
 
 def _raised_by(error: BaseException, package: str) -> bool:
-    """True if the innermost frame of an error is in a package: Hydra raises bare ValueErrors for some overrides."""
+    """True if the innermost frame of an error is in a package: Hydra raises bare ValueErrors for
+    some overrides.
+    """
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == package
+    return (
+        bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == package
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -154,7 +170,10 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "bksdm VERB --cfg job shows a verb's settings; every one of them can be given as key=value.",
+            (
+                "bksdm VERB --cfg job shows a verb's settings; every one of them can be given as"
+                " key=value."
+            ),
         ]
     )
 

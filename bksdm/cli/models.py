@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 
 from bksdm.errors import InputError
 from bksdm.export.pipeline import load_pipeline
-from bksdm.models.teacher import embedded_folder
+from bksdm.models.source import embedded_folder
 from bksdm.training.run import RunFolder
 
 
@@ -21,6 +21,8 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
     folder = RunFolder(Path(name))
     if folder.config.exists():
         if not folder.student.exists():
-            raise InputError(f"run {name} has no student yet; finish it, or use `bksdm export run={name}`")
+            raise InputError(
+                f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"
+            )
         return load_pipeline(folder.student)
     return load_pipeline(name)

@@ -11,8 +11,14 @@ from bksdm.cli.config import built
 from bksdm.errors import InputError
 from bksdm.evaluation.report import table
 from bksdm.models.cost import Cost, unet_cost
-from bksdm.models.teacher import TeacherSource, unet_config
-from bksdm.surgery.blocks import dropped_modules, empty_student, feature_pairs, student_config, weight_map
+from bksdm.models.source import TeacherSource, unet_config
+from bksdm.surgery.blocks import (
+    dropped_modules,
+    empty_student,
+    feature_pairs,
+    student_config,
+    weight_map,
+)
 from bksdm.surgery.drawing import drawing
 from bksdm.surgery.plan import BlockPlan
 
@@ -31,13 +37,19 @@ def run(config: DictConfig) -> int:
     dropped, pairs = dropped_modules(teacher, weights), feature_pairs(plan, teacher_config)
     costs = unet_cost(teacher_config), unet_cost(small_config)
     if config.format == "json":
-        sides = [asdict(cost) | {"config": values} for cost, values in zip(costs, (teacher_config, small_config), strict=True)]
+        sides = [
+            asdict(cost) | {"config": values}
+            for cost, values in zip(costs, (teacher_config, small_config), strict=True)
+        ]
         content = {"weights": weights, "dropped": dropped, "feature_pairs": pairs}
         print(json.dumps({"teacher": sides[0], "student": sides[1]} | content, indent=1))
         return 0
     print(drawing(teacher_config, plan))
     print(f"\ndropped: {', '.join(dropped) or 'nothing'}")
-    print("\nfeature pairs (teacher = student): " + ", ".join(a if a == b else f"{a} = {b}" for a, b in pairs))
+    print(
+        "\nfeature pairs (teacher = student): "
+        + ", ".join(a if a == b else f"{a} = {b}" for a, b in pairs)
+    )
     print(f"\n{_cost_table(source.name, *costs)}")
     return 0
 

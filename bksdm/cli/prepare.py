@@ -17,7 +17,9 @@ def run(config: DictConfig) -> int:
     if config.source != "shapes":
         raise InputError(f"source={config.source}: expected shapes")
     if min(config.train_samples, config.validation_samples, config.samples_per_shard) < 1:
-        raise InputError("train_samples, validation_samples and samples_per_shard: expected at least 1 each")
+        raise InputError(
+            "train_samples, validation_samples and samples_per_shard: expected at least 1 each"
+        )
     folder = Path(config.folder)
     for split, count, seed in [
         ("train", config.train_samples, config.seed),
@@ -25,13 +27,18 @@ def run(config: DictConfig) -> int:
     ]:
         _write_split(folder, split, count=count, seed=seed, per_shard=config.samples_per_shard)
         index = build_index(str(folder / f"{split}-*.tar"))
-        print(f"{split}: {sum(index.counts)} samples in {len(index.shards)} shards of {folder}, index {index.fingerprint}")
+        print(
+            f"{split}: {sum(index.counts)} samples in {len(index.shards)} shards of {folder}, index"
+            f" {index.fingerprint}"
+        )
     return 0
 
 
 def _write_split(folder: Path, split: str, *, count: int, seed: int, per_shard: int) -> None:
     stream = enumerate(samples(count, seed=seed))
-    for shard, start in enumerate(tqdm(range(0, count, per_shard), desc=split, unit="shard", disable=None)):
+    for shard, start in enumerate(
+        tqdm(range(0, count, per_shard), desc=split, unit="shard", disable=None)
+    ):
         chunk = islice(stream, min(per_shard, count - start))
         path = folder / f"{split}-{shard:05d}.tar"
         rows = ((f"{split}{i:08d}", image, scene.caption) for i, (scene, image) in chunk)

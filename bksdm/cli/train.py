@@ -17,7 +17,8 @@ from bksdm.evaluation.prompts import from_texts
 from bksdm.evaluation.shapes import ShapesProtocol
 from bksdm.export.pipeline import export_student
 from bksdm.losses.distill import LossWeights
-from bksdm.models.teacher import Teacher, TeacherSource, load_teacher
+from bksdm.models.source import TeacherSource
+from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import Checkpoints, load_student
@@ -27,7 +28,8 @@ from bksdm.training.optim import OptimizerSettings
 from bksdm.training.run import RunFolder, TrainerSettings, fit, steps_done
 from bksdm.training.samples import SampleGrid
 
-# What may change between start and resume: it changes where and how fast a run goes, not what it computes.
+# What may change between start and resume: it changes where and how fast a run goes, not what it
+# computes.
 FREE = frozenset(
     {
         "runs_dir",
@@ -56,7 +58,11 @@ def run(config: DictConfig) -> int:
     check_same_run(folder, values)
     source, plan = built(config.teacher, TeacherSource), built(config.student, BlockPlan)
     done = steps_done(folder)
-    if done >= settings.max_steps and folder.student.exists() and (folder.results.exists() or not config.evaluation):
+    if (
+        done >= settings.max_steps
+        and folder.student.exists()
+        and (folder.results.exists() or not config.evaluation)
+    ):
         print(f"{folder.path} is finished: {done} steps; student in {folder.student}")
         return 0
     teacher = load_teacher(source)
@@ -66,7 +72,9 @@ def run(config: DictConfig) -> int:
             return code
     student = load_student(folder.checkpoint)
     export_student(teacher, student, folder.student)
-    print(f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)")
+    print(
+        f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
+    )
     if config.evaluation:
         before = cut(teacher, plan, init=config.method.init)
         unets = {"teacher": teacher.unet, "student before": before, "student after": student}
@@ -88,8 +96,8 @@ def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
         keys = differing_keys(old, values, free=FREE)
         if keys:
             raise InputError(
-                f"run {folder.path} was started with other settings: {', '.join(keys)}; use another name=, or the old "
-                f"values in {folder.config}"
+                f"run {folder.path} was started with other settings: {', '.join(keys)}; use another"
+                f" name=, or the old values in {folder.config}"
             )
 
 
@@ -97,16 +105,27 @@ def cut(teacher: Teacher, plan: BlockPlan, *, init: str) -> UNet2DConditionModel
     """The student before training."""
     if init not in ("teacher", "random"):
         raise InputError(f"method.init={init}: expected teacher or random")
-    return remove_blocks(teacher.unet, plan=plan) if init == "teacher" else empty_student(teacher.unet.config, plan)
+    return (
+        remove_blocks(teacher.unet, plan=plan)
+        if init == "teacher"
+        else empty_student(teacher.unet.config, plan)
+    )
 
 
 def _distil(
-    config: DictConfig, values: dict[str, Any], teacher: Teacher, plan: BlockPlan, *, settings: TrainerSettings, folder: RunFolder
+    config: DictConfig,
+    values: dict[str, Any],
+    teacher: Teacher,
+    plan: BlockPlan,
+    *,
+    settings: TrainerSettings,
+    folder: RunFolder,
 ) -> int:
     data = built(config.data, ShardDataModule, seed=config.seed, tokenizer=teacher.tokenizer)
     if data_resolution(config) % (teacher.latent_factor * 2 ** (plan.stages - 1)):
         raise InputError(
-            f"data.resolution={config.data.resolution}: expected a multiple of {teacher.latent_factor * 2 ** (plan.stages - 1)}"
+            f"data.resolution={config.data.resolution}: expected a multiple of"
+            f" {teacher.latent_factor * 2 ** (plan.stages - 1)}"
         )
     # Last, so that a refused run leaves nothing behind.
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -143,9 +162,14 @@ def _distil(
         every_n_steps=config.checkpoint.every_n_steps,
         keep_every_n_steps=config.checkpoint.keep_every_n_steps,
     )
-    received = fit(module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints)
+    received = fit(
+        module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
+    )
     if received is not None:
-        print(f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; the same command goes on")
+        print(
+            f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; the"
+            " same command goes on"
+        )
         return 128 + received
     return 0
 

@@ -1,6 +1,8 @@
-"""What the shards hold: samples of each WebDataset tar and where their bytes are, so that a sample is one read.
+"""What the shards hold: samples of each WebDataset tar and where their bytes are, so that a sample
+is one read.
 
-The index is cached beside the shards and rebuilt when a shard's size or time has changed. Its hash goes into checkpoints.
+The index is cached beside the shards and rebuilt when a shard's size or time has changed. Its hash
+goes into checkpoints.
 """
 
 import hashlib
@@ -53,10 +55,14 @@ class ShardIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a shard is added, removed, reordered or holds other bytes at other places; not when it moves."""
+        """Changes when a shard is added, removed, reordered or holds other bytes at other places;
+        not when it moves.
+        """
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(repr((shard.name, shard.size, shard.keys, shard.images, shard.captions)).encode())
+            digest.update(
+                repr((shard.name, shard.size, shard.keys, shard.images, shard.captions)).encode()
+            )
         return digest.hexdigest()[:16]
 
     def path(self, shard: int) -> Path:
@@ -73,21 +79,30 @@ def shard_paths(pattern: str | Sequence[str]) -> list[Path]:
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     paths: list[Path] = []
     for item in patterns:
-        expanded = list(braceexpand.braceexpand(item)) if "{" in item else sorted(glob(item)) if "*" in item else [item]
+        expanded = (
+            list(braceexpand.braceexpand(item))
+            if "{" in item
+            else sorted(glob(item))
+            if "*" in item
+            else [item]
+        )
         missing = [path for path in expanded if not Path(path).is_file()]
         if missing or not expanded:
             raise InputError(
-                f"no shard at {missing[0] if missing else item}; make the embedded world's with `bksdm prepare`, "
-                "or name yours with data.shards='folder/*.tar'"
+                f"no shard at {missing[0] if missing else item}; make the embedded world's with"
+                " `bksdm prepare`, or name yours with data.shards='folder/*.tar'"
             )
         paths += map(Path, expanded)
     if len({path.parent for path in paths}) > 1:
-        raise InputError(f"shards in several folders ({paths[0].parent}, {paths[-1].parent}, ...); expected one folder")
+        raise InputError(
+            f"shards in several folders ({paths[0].parent}, {paths[-1].parent}, ...); expected one"
+            " folder"
+        )
     return paths
 
 
 def build_index(pattern: str | Sequence[str]) -> ShardIndex:
-    """Index the shards of a pattern; scans only those that the cache does not know as they are now."""
+    """Index the shards of a pattern; scans those that the cache does not know as they are."""
     paths = shard_paths(pattern)
     folder = paths[0].parent
     known = _read_cache(folder / CACHE_NAME)
@@ -117,7 +132,9 @@ def scan(path: Path) -> Shard:
                     key = f"{member.name.rpartition('/')[0]}/{stem}".lstrip("/")
                     samples.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
     except (tarfile.TarError, EOFError) as error:
-        raise InputError(f"shard {path} cannot be read as a tar ({error}); make it again") from error
+        raise InputError(
+            f"shard {path} cannot be read as a tar ({error}); make it again"
+        ) from error
     stat = path.stat()
     complete = {
         key: (next(parts[s] for s in IMAGE_SUFFIXES if s in parts), parts["txt"])
@@ -156,4 +173,6 @@ def _write_cache(path: Path, shards: dict[str, Shard]) -> None:
         temporary.write_text(json.dumps([asdict(shard) for shard in shards.values()]))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)  # a read-only data folder is fine; the scan is repeated next time
+        temporary.unlink(
+            missing_ok=True
+        )  # a read-only data folder is fine; the scan is repeated next time

@@ -1,8 +1,9 @@
 """Which sample is next: a pure function of (seed, index, global batch).
 
-A run is one stream of global positions 0, 1, 2, ...; global batch g is the positions [g B, (g + 1) B). The stream is cut
-into epochs of whole global batches. In each epoch the shards are permuted, and samples are permuted inside windows of a
-few neighbouring shards. Nothing here has state, so resuming is starting at a position, on any number of processes.
+A run is one stream of global positions 0, 1, 2, ...; global batch g is the positions [g B, (g + 1)
+B). The stream is cut into epochs of whole global batches. In each epoch the shards are permuted,
+and samples are permuted inside windows of a few neighbouring shards. Nothing here has state, so
+resuming is starting at a position, on any number of processes.
 """
 
 from bisect import bisect_right
@@ -36,16 +37,21 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.global_batch < 1 or self.window < 1:
-            raise InputError(f"global batch {self.global_batch} and window {self.window}: both must be at least 1")
+            raise InputError(
+                f"global batch {self.global_batch} and window {self.window}: both must be at"
+                " least 1"
+            )
         if sum(self.counts) < self.global_batch:
             raise InputError(
-                f"the shards hold {sum(self.counts)} samples, less than one global batch of {self.global_batch}; "
-                "use a smaller data.global_batch or more data"
+                f"the shards hold {sum(self.counts)} samples, less than one global batch of"
+                f" {self.global_batch}; use a smaller data.global_batch or more data"
             )
 
     @property
     def epoch_size(self) -> int:
-        """Samples of an epoch: whole global batches; what remains is left out, other samples every epoch."""
+        """Samples of an epoch: whole global batches; what remains is left out, other samples every
+        epoch.
+        """
         total = sum(self.counts)
         return total - total % self.global_batch
 
@@ -67,9 +73,14 @@ class Order:
         words = np.random.SeedSequence((self.seed, _SAMPLE, position)).generate_state(1, np.uint64)
         return int(words[0] >> 1)
 
-    def micro_batches(self, *, first_step: int, last_step: int, batch: int, rank: int, world: int) -> Iterator[range]:
-        """Positions of each micro-batch of `rank`, for the optimiser steps [first_step, last_step)."""
-        for micro in range(first_step * self.accumulation(batch, world), last_step * self.accumulation(batch, world)):
+    def micro_batches(
+        self, *, first_step: int, last_step: int, batch: int, rank: int, world: int
+    ) -> Iterator[range]:
+        """Positions of each micro-batch of `rank`, for optimiser steps [first_step, last_step)."""
+        for micro in range(
+            first_step * self.accumulation(batch, world),
+            last_step * self.accumulation(batch, world),
+        ):
             start = (micro * world + rank) * batch
             yield range(start, start + batch)
 
@@ -82,14 +93,17 @@ class Order:
         count, rest = divmod(self.global_batch, batch * world)
         if rest or not count:
             raise InputError(
-                f"data.global_batch={self.global_batch} is no multiple of data.batch_size={batch} x {world} processes"
+                f"data.global_batch={self.global_batch} is no multiple of data.batch_size={batch} x"
+                f" {world} processes"
             )
         return count
 
 
 @lru_cache(maxsize=4)
 def _windows(order: Order, epoch: int) -> tuple[list[int], list[list[int]]]:
-    shards = np.random.default_rng((order.seed, _EPOCH, epoch)).permutation(len(order.counts)).tolist()
+    shards = (
+        np.random.default_rng((order.seed, _EPOCH, epoch)).permutation(len(order.counts)).tolist()
+    )
     groups = [shards[i : i + order.window] for i in range(0, len(shards), order.window)]
     sizes = [sum(order.counts[shard] for shard in group) for group in groups]
     return [0, *accumulate(sizes)][:-1], groups

@@ -1,8 +1,9 @@
 """The embedded world: captioned pictures of coloured shapes, drawn from a small grammar.
 
-A scene is one object, or two objects in a relation, on a plain background. All colours of a picture differ, so an
-attribute can be checked on the pixels alone. Some (shape, colour) pairs are held out of every training split: they
-measure whether a model combines what it knows. Knows nothing of shards, models or scores.
+A scene is one object, or two objects in a relation, on a plain background. All colours of a picture
+differ, so an attribute can be checked on the pixels alone. Some (shape, colour) pairs are held out
+of every training split: they measure whether a model combines what it knows. Knows nothing of
+shards, models or scores.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from bksdm.errors import InputError
 
 IMAGE_SIZE: Final = 64
 SHAPES: Final = ("circle", "square", "triangle", "cross")
-# Radii in pixels; every shape touches all four sides of its bounding box, so the box alone tells the size.
+# Radii in pixels; every shape touches all four sides of its bounding box, so the box alone tells
+# the size.
 SIZES: Final = {"small": 9.0, "big": 14.0}
 COLORS: Final = {
     "red": (214, 39, 40),
@@ -30,11 +32,15 @@ COLORS: Final = {
 }
 # The relation's axis (0 is x, 1 is y) and the side on which the first object lies.
 RELATIONS: Final = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
-HELD_OUT: Final = frozenset({("circle", "yellow"), ("square", "purple"), ("triangle", "cyan"), ("cross", "green")})
+HELD_OUT: Final = frozenset(
+    {("circle", "yellow"), ("square", "purple"), ("triangle", "cyan"), ("cross", "green")}
+)
 TWO_OBJECTS: Final = 0.6  # share of the scenes with two objects
 
 _SUPERSAMPLING: Final = 4
-_HALF_GAP: Final = 15.5  # distance of each of two objects from the middle, along the relation's axis
+_HALF_GAP: Final = (
+    15.5  # distance of each of two objects from the middle, along the relation's axis
+)
 _JITTER_ALONE, _JITTER_ALONG, _JITTER_ACROSS = 8.0, 1.0, 6.0
 
 
@@ -61,12 +67,19 @@ class Scene:
     def __post_init__(self) -> None:
         colors = [thing.color for thing in self.things] + [self.background]
         if len(set(colors)) != len(colors) or (self.relation is None) != (len(self.things) == 1):
-            raise InputError(f"not a scene of the shapes world: {self!r}; colours differ, two things have a relation")
+            raise InputError(
+                f"not a scene of the shapes world: {self!r}; colours differ, two things have a"
+                " relation"
+            )
 
     @property
     def caption(self) -> str:
         """The scene in words; `parse` is the inverse."""
-        body = f" {self.relation} ".join(map(str, self.things)) if self.relation else str(self.things[0])
+        body = (
+            f" {self.relation} ".join(map(str, self.things))
+            if self.relation
+            else str(self.things[0])
+        )
         return f"{body} on a {self.background} background"
 
     @property
@@ -86,7 +99,11 @@ def parse(caption: str) -> Scene:
     things = [part.split() for part in (body.split(f" {relation} ") if relation else [body])]
     background = tail.removesuffix(" background")
     known = all(
-        len(words) == 4 and words[0] == "a" and words[1] in SIZES and words[2] in COLORS and words[3] in SHAPES
+        len(words) == 4
+        and words[0] == "a"
+        and words[1] in SIZES
+        and words[2] in COLORS
+        and words[3] in SHAPES
         for words in things
     )
     if not (joint and known and background in COLORS):
@@ -98,12 +115,13 @@ def parse(caption: str) -> Scene:
 
 
 def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
-    """A random scene; with `held_out`, one with at least one held-out pair, else one without any."""
+    """A random scene; with `held_out`, one with a held-out pair, else one without any."""
     while True:
         count = 2 if rng.random() < TWO_OBJECTS else 1
         colors = rng.permutation(list(COLORS))[: count + 1]
         things = tuple(
-            Thing(str(rng.choice(list(SIZES))), str(color), str(rng.choice(SHAPES))) for color in colors[1:]
+            Thing(str(rng.choice(list(SIZES))), str(color), str(rng.choice(SHAPES)))
+            for color in colors[1:]
         )
         relation = str(rng.choice(list(RELATIONS))) if count == 2 else None
         scene = Scene(things, relation, str(colors[0]))
@@ -112,7 +130,7 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene anti-aliased at 64x64, with positions jittered inside what its caption allows."""
+    """Draw a scene anti-aliased at 64x64, its positions jittered as the caption allows."""
     side = IMAGE_SIZE * _SUPERSAMPLING
     canvas = Image.new("RGB", (side, side), COLORS[scene.background])
     pen = ImageDraw.Draw(canvas)
@@ -147,7 +165,9 @@ def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, center: list[float]) -> 
         pen.rectangle((x - r / 3, y - r, x + r / 3, y + r), fill=fill)
 
 
-def samples(count: int, *, seed: int, held_out: bool = False) -> Iterator[tuple[Scene, Image.Image]]:
+def samples(
+    count: int, *, seed: int, held_out: bool = False
+) -> Iterator[tuple[Scene, Image.Image]]:
     """`count` scenes with their pictures; sample i depends on (seed, i) alone."""
     for index in range(count):
         rng = np.random.default_rng((seed, int(held_out), index))

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Image.Image, str]]) -> None:
-    """Write (key, picture, caption) samples as one tar of PNG and txt, under its name only once it is complete."""
+    """Write (key, picture, caption) samples as one tar of PNG and txt, under its name only once it
+    is complete.
+    """
     temporary = path.with_suffix(".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     with TarWriter(str(temporary), mtime=0) as tar:
@@ -67,16 +69,28 @@ class ShardReader:
             try:
                 self._files[slot] = os.open(self.index.path(shard), os.O_RDONLY)
             except FileNotFoundError:
-                raise InputError(f"shard {self.index.path(shard)} has gone; put it back, then run the same command") from None
+                raise InputError(
+                    f"shard {self.index.path(shard)} has gone; put it back, then run the same"
+                    " command"
+                ) from None
         offset, size = span
         return os.pread(self._files[slot], size, offset)
 
 
 class ShardDataset(Dataset[TextImageBatch]):
-    """Samples by global position: which one is next comes from the order, everything random from (seed, position)."""
+    """Samples by global position: which one is next comes from the order, everything random from
+    (seed, position).
+    """
 
     def __init__(
-        self, index: ShardIndex, order: Order, *, tokenizer: Any, resolution: int, flip: bool, caption_dropout: float
+        self,
+        index: ShardIndex,
+        order: Order,
+        *,
+        tokenizer: Any,
+        resolution: int,
+        flip: bool,
+        caption_dropout: float,
     ) -> None:
         self.reader = ShardReader(index)
         self.order = order
@@ -102,18 +116,30 @@ class ShardDataset(Dataset[TextImageBatch]):
         return TextImageBatch(pixels[None], tokens, torch.tensor([seed]))
 
     def _good_sample(self, shard: int, row: int) -> tuple[Image.Image, str]:
-        """The sample, or the next good one of its shard: the count of samples never changes, and neither does the choice."""
+        """The sample, or the next good one of its shard: the count of samples never changes, and
+        neither does the choice.
+        """
         rows = len(self.reader.index.shards[shard].keys)
         for attempt in range(rows):
             key = self.reader.index.shards[shard].keys[(row + attempt) % rows]
             try:
                 return self.reader.read(shard, (row + attempt) % rows)
             except (OSError, UnicodeDecodeError, Image.DecompressionBombError) as error:
-                log.warning("sample %s of %s is bad (%s); the next one stands in", key, self.reader.index.path(shard), error)
-        raise InputError(f"shard {self.reader.index.path(shard)} holds no readable sample; remove it or make it again")
+                log.warning(
+                    "sample %s of %s is bad (%s); the next one stands in",
+                    key,
+                    self.reader.index.path(shard),
+                    error,
+                )
+        raise InputError(
+            f"shard {self.reader.index.path(shard)} holds no readable sample; remove it or make it"
+            " again"
+        )
 
 
 def collate(samples: Sequence[TextImageBatch]) -> TextImageBatch:
     """Batches of one to one batch."""
-    parts = [[getattr(sample, name) for sample in samples] for name in ("pixels", "tokens", "seeds")]
+    parts = [
+        [getattr(sample, name) for sample in samples] for name in ("pixels", "tokens", "seeds")
+    ]
     return TextImageBatch(*(torch.cat(part) for part in parts))

@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def pixel_tensor(image: Image.Image, *, resolution: int, flip: bool) -> Tensor:
-    """Short side to `resolution` (bilinear), centre crop, optional mirror: float (3, H, W) in [-1, 1], as BK-SDM."""
+    """Short side to `resolution` (bilinear), centre crop, optional mirror: float (3, H, W) in [-1,
+    1], as BK-SDM.
+    """
     image = image.convert("RGB")
     scale = resolution / min(image.size)
     size = [max(resolution, round(side * scale)) for side in image.size]
@@ -21,5 +23,5 @@ def pixel_tensor(image: Image.Image, *, resolution: int, flip: bool) -> Tensor:
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
-    """True with this probability. Always draws, so that later draws do not depend on the setting."""
+    """True with this probability. Always draws: later draws do not depend on the setting."""
     return bool(rng.random() < probability)

@@ -1,8 +1,9 @@
 """Which attributes of its caption a picture of the shapes world has right.
 
-Colours, positions and sizes are read off the pixels: nearest palette colour, then the main blob of each colour. Only
-the outline of a blob is judged by a (small) network, which may also answer "neither", so that a wobbly blob is no shape.
-The score needs no reference images. Knows nothing of models or prompts but the grammar of `data.shapes`.
+Colours, positions and sizes are read off the pixels: nearest palette colour, then the main blob of
+each colour. Only the outline of a blob is judged by a (small) network, which may also answer
+"neither", so that a wobbly blob is no shape. The score needs no reference images. Knows nothing of
+models or prompts but the grammar of `data.shapes`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,9 @@ ATTRIBUTES: Final = ("background", "count", "color", "size", "shape", "relation"
 
 
 class OutlineNet(nn.Module):
-    """Names the shape of a blob from its mask, cut to its bounding box: (B, 1, 24, 24) -> logits (B, shapes + 1)."""
+    """Names the shape of a blob from its mask, cut to its bounding box: (B, 1, 24, 24) -> logits
+    (B, shapes + 1).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ def blobs(pixels: Tensor) -> Blobs:
     """Find the blobs of N pictures, uint8 of shape (N, 3, 64, 64)."""
     palette = torch.tensor(list(COLORS.values()), dtype=torch.float)
     distance = torch.cdist(pixels.flatten(2).transpose(1, 2).float(), palette)
-    labels_NHW = distance.argmin(2).unflatten(1, pixels.shape[2:])
+    labels_NHW = distance.argmin(2).view(len(pixels), *pixels.shape[2:])
     colors_NKHW = F.one_hot(labels_NHW, len(palette)).movedim(-1, 1).bool()
     background = colors_NKHW.sum((2, 3)).argmax(1)
     # Opening removes the one-pixel fringe where two anti-aliased colours mix into a third.
@@ -88,15 +91,17 @@ def outlines(masks: Tensor, boxes: Tensor) -> Tensor:
     left, top, right, bottom = boxes.float().unbind(1)
     zero = torch.zeros_like(left)
     middle = torch.stack([left + right, top + bottom], dim=1) / IMAGE_SIZE - 1
-    theta = torch.stack([(right - left) / IMAGE_SIZE, zero, middle[:, 0],
-                         zero, (bottom - top) / IMAGE_SIZE, middle[:, 1]], dim=1).view(-1, 2, 3)  # fmt: skip
+    width, height = (right - left) / IMAGE_SIZE, (bottom - top) / IMAGE_SIZE
+    rows = [width, zero, middle[:, 0], zero, height, middle[:, 1]]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(masks), 1, CROP, CROP], align_corners=False)
     return F.grid_sample(masks[:, None].float(), grid, align_corners=False)
 
 
 @torch.no_grad()
 def attribute_scores(pixels: Tensor, captions: Sequence[str], net: OutlineNet) -> dict[str, Tensor]:
-    """Share of each attribute that each picture has right: {attribute: (N,)}, NaN where a caption does not speak of it.
+    """Share of each attribute that each picture has right: {attribute: (N,)}, NaN where a caption
+    does not speak of it.
 
     Args:
         pixels: uint8 of shape (N, 3, 64, 64).
@@ -106,8 +111,15 @@ def attribute_scores(pixels: Tensor, captions: Sequence[str], net: OutlineNet) -
     Raises:
         ValueError: pictures of another size, or a caption outside the grammar.
     """
-    if pixels.dtype != torch.uint8 or pixels.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE) or len(pixels) != len(captions):
-        raise ValueError(f"expected {len(captions)} uint8 pictures of 3x64x64, got {pixels.dtype} {tuple(pixels.shape)}")
+    if (
+        pixels.dtype != torch.uint8
+        or pixels.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE)
+        or len(pixels) != len(captions)
+    ):
+        raise ValueError(
+            f"expected {len(captions)} uint8 pictures of 3x64x64, got {pixels.dtype}"
+            f" {tuple(pixels.shape)}"
+        )
     found = blobs(pixels)
     shape_NK = torch.full(found.present_NK.shape, NEITHER)
     at = found.present_NK
@@ -126,13 +138,24 @@ def _judge(scene: Scene, found: Blobs, shape_NK: Tensor, n: int) -> dict[str, fl
     stray[found.background[n]] = 0
     parts = {
         "background": [palette[int(found.background[n])] == scene.background],
-        "count": [not extra and bool((stray < MIN_AREA).all()) and all(bool(present[k]) for _, k in things)],
+        "count": [
+            not extra
+            and bool((stray < MIN_AREA).all())
+            and all(bool(present[k]) for _, k in things)
+        ],
         "color": [bool(present[k]) for _, k in things],
-        "size": [bool(present[k]) and _size(found.boxes_NK4[n, k]) == thing.size for thing, k in things],
+        "size": [
+            bool(present[k]) and _size(found.boxes_NK4[n, k]) == thing.size for thing, k in things
+        ],
         "shape": [_has_shape(thing, int(shape_NK[n, k])) for thing, k in things],
-        "relation": [_related(scene.relation, found, n, [k for _, k in things])] if scene.relation else [],
+        "relation": (
+            [_related(scene.relation, found, n, [k for _, k in things])] if scene.relation else []
+        ),
     }
-    row = {name: sum(values) / len(values) if values else float("nan") for name, values in parts.items()}
+    row = {
+        name: sum(values) / len(values) if values else float("nan")
+        for name, values in parts.items()
+    }
     return row | {"all": float(all(all(values) for values in parts.values()))}
 
 

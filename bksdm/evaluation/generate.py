@@ -1,4 +1,6 @@
-"""Generation as an iterator: one seed a prompt, so that an image does not depend on batch size, order or process."""
+"""Generation as an iterator: one seed a prompt, so that an image does not depend on batch size,
+order or process.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
-            raise InputError(f"sampling steps={self.steps}, batch_size={self.batch_size}: both must be at least 1")
+            raise InputError(
+                f"sampling steps={self.steps}, batch_size={self.batch_size}: both must be at"
+                " least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Generated:
 
 
 @torch.no_grad()
-def generate(pipeline: StableDiffusionPipeline, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Generated]:
+def generate(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[Prompt], sampling: Sampling
+) -> Iterator[Generated]:
     """Images of the prompts, in their order."""
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     for start in range(0, len(prompts), sampling.batch_size):

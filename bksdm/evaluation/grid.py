@@ -1,6 +1,6 @@
 """Contact sheets: one row a prompt, one column a model, with the captions written beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,7 +13,7 @@ _PAPER: Final = (255, 255, 255)
 _INK: Final = (20, 20, 20)
 
 
-def grid(columns: dict[str, Sequence[Tensor]], captions: Sequence[str]) -> Image.Image:
+def grid(columns: Mapping[str, Sequence[Tensor]], captions: Sequence[str]) -> Image.Image:
     """Draw {column title: uint8 pictures (3, H, W), one a caption} as one picture."""
     first = next(iter(columns.values()))[0]
     zoom = max(1, -(-_MIN_CELL // first.shape[-1]))
@@ -22,7 +22,9 @@ def grid(columns: dict[str, Sequence[Tensor]], captions: Sequence[str]) -> Image
     text_width = 2 * cell
     head = _FONT_SIZE + 2 * _GAP
     sheet = Image.new(
-        "RGB", (text_width + len(columns) * (cell + _GAP) + _GAP, head + len(captions) * (cell + _GAP)), _PAPER
+        "RGB",
+        (text_width + len(columns) * (cell + _GAP) + _GAP, head + len(captions) * (cell + _GAP)),
+        _PAPER,
     )
     pen = ImageDraw.Draw(sheet)
     for i, (title, pictures) in enumerate(columns.items()):
@@ -32,7 +34,9 @@ def grid(columns: dict[str, Sequence[Tensor]], captions: Sequence[str]) -> Image
             picture = to_image(pixels).resize((cell, cell), Image.Resampling.NEAREST)
             sheet.paste(picture, (left, head + j * (cell + _GAP)))
     for j, caption in enumerate(captions):
-        pen.multiline_text((_GAP, head + j * (cell + _GAP) + _GAP), _wrapped(caption, text_width, font), _INK, font)
+        pen.multiline_text(
+            (_GAP, head + j * (cell + _GAP) + _GAP), _wrapped(caption, text_width, font), _INK, font
+        )
     return sheet
 
 

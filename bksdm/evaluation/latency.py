@@ -1,4 +1,6 @@
-"""Latency of U-Nets against a baseline: interleaved calls, median ratio. A single time here is noise; a ratio is not."""
+"""Latency of U-Nets against a baseline: interleaved calls, median ratio. A single time here is
+noise; a ratio is not.
+"""
 
 import statistics
 import time
@@ -10,7 +12,9 @@ from diffusers import UNet2DConditionModel
 
 @dataclass(frozen=True)
 class LatencyRatio:
-    """Median of (time of the U-Net / time of the baseline) over interleaved pairs of calls, and their quartiles."""
+    """Median of (time of the U-Net / time of the baseline) over interleaved pairs of calls, and
+    their quartiles.
+    """
 
     median: float
     low: float
@@ -18,8 +22,12 @@ class LatencyRatio:
 
 
 @torch.no_grad()
-def latency_ratio(unet: UNet2DConditionModel, baseline: UNet2DConditionModel, *, batch: int = 2, pairs: int = 30) -> LatencyRatio:
-    """Time one call each, alternately, at the baseline's own latent size; batch 2 is one image with guidance."""
+def latency_ratio(
+    unet: UNet2DConditionModel, baseline: UNet2DConditionModel, *, batch: int = 2, pairs: int = 30
+) -> LatencyRatio:
+    """Time one call each, alternately, at the baseline's own latent size; batch 2 is one image with
+    guidance.
+    """
     size = baseline.config.sample_size
     latents = torch.randn(batch, baseline.config.in_channels, size, size, device=baseline.device)
     text = torch.randn(batch, 77, baseline.config.cross_attention_dim, device=baseline.device)

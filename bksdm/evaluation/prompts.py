@@ -23,5 +23,7 @@ def from_texts(texts: list[str], *, seed: int) -> list[Prompt]:
 
 def shapes_prompts(count: int, *, seed: int, held_out: bool = False) -> list[Prompt]:
     """Captions of random scenes of the embedded world."""
-    scenes = [sample_scene(np.random.default_rng((seed, i)), held_out=held_out) for i in range(count)]
+    scenes = [
+        sample_scene(np.random.default_rng((seed, i)), held_out=held_out) for i in range(count)
+    ]
     return from_texts([scene.caption for scene in scenes], seed=seed)

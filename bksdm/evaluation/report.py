@@ -4,14 +4,27 @@ from collections.abc import Sequence
 
 from bksdm.evaluation.shapes import ShapesResult, Share
 
-_ATTRIBUTES = ("one object", "two objects", "held out", "background", "count", "color", "size", "shape", "relation")
+_ATTRIBUTES = (
+    "one object",
+    "two objects",
+    "held out",
+    "background",
+    "count",
+    "color",
+    "size",
+    "shape",
+    "relation",
+)
 
 
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
     """Columns aligned, the first to the left."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in [header, ["-" * width for width in widths], *rows]
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -22,13 +35,32 @@ def shapes_tables(results: Sequence[ShapesResult]) -> str:
     n = results[0].accuracy["all"].n
     quality = table(
         [_quality_row(result) for result in results],
-        header=["right, % of prompts", "all", "95 % interval", *_ATTRIBUTES, "denoising loss", "latent MSE"],
+        header=[
+            "right, % of prompts",
+            "all",
+            "95 % interval",
+            *_ATTRIBUTES,
+            "denoising loss",
+            "latent MSE",
+        ],
     )
     cost = table(
         [_cost_row(result, results[0]) for result in results],
-        header=["cost of one U-Net call", "parameters", "", "MACs", "", "published count", "time / teacher's", "quartiles"],
+        header=[
+            "cost of one U-Net call",
+            "parameters",
+            "",
+            "MACs",
+            "",
+            "published count",
+            "time / teacher's",
+            "quartiles",
+        ],
     )
-    return f"{quality}\n\n{cost}\n(n = {n} prompts; all = every attribute of the prompt; latent MSE is to the teacher's images of the same seeds)"
+    return (
+        f"{quality}\n\n{cost}\n(n = {n} prompts; all = every attribute of the prompt; latent MSE is"
+        " to the teacher's images of the same seeds)"
+    )
 
 
 def _quality_row(result: ShapesResult) -> list[str]:

@@ -1,4 +1,5 @@
-"""The protocol of the embedded world: attribute accuracy, latent distance to the teacher, denoising loss, cost.
+"""The protocol of the embedded world: attribute accuracy, latent distance to the teacher, denoising
+loss, cost.
 
 Needs no reference images and no download. What it says is true of the shapes world only.
 """
@@ -24,7 +25,7 @@ from bksdm.evaluation.generate import Generated, Sampling, generate
 from bksdm.evaluation.latency import LatencyRatio, latency_ratio
 from bksdm.evaluation.prompts import shapes_prompts
 from bksdm.models.cost import Cost, unet_cost
-from bksdm.models.teacher import embedded_folder
+from bksdm.models.source import embedded_folder
 
 LOSS_SEED = 7_000_000  # pictures of the denoising loss: no training or validation shard has them
 
@@ -125,7 +126,10 @@ def _accuracy(images: Sequence[Generated], unseen: Sequence[Generated]) -> dict[
     scores = _scores(images, net)
     shares = {name: _mean_share(scores[name]) for name in ATTRIBUTES}
     two = ~scores["relation"].isnan()
-    shares["one object"], shares["two objects"] = share(scores["all"][~two]), share(scores["all"][two])
+    shares["one object"], shares["two objects"] = (
+        share(scores["all"][~two]),
+        share(scores["all"][two]),
+    )
     if unseen:
         shares["held out"] = share(_scores(unseen, net)["all"])
     return shares
@@ -137,7 +141,9 @@ def _scores(images: Sequence[Generated], net: OutlineNet) -> dict[str, Tensor]:
 
 
 def share(right: Tensor) -> Share:
-    """The share of ones in a vector of zeros and ones (its sum may be fractional, see `_mean_share`)."""
+    """The share of ones in a vector of zeros and ones (its sum may be fractional, see
+    `_mean_share`).
+    """
     n = len(right)
     if n == 0:
         return Share(math.nan, math.nan, math.nan, 0)
@@ -152,17 +158,28 @@ def _mean_share(scores: Tensor) -> Share:
 
 @torch.no_grad()
 def denoising_loss(pipeline: StableDiffusionPipeline, *, count: int, batch: int = 128) -> float:
-    """Mean squared error to epsilon or v on fresh pictures of the world, with fixed noise and timesteps."""
+    """Mean squared error to epsilon or v on fresh pictures of the world, with fixed noise and
+    timesteps.
+    """
     diffusion = Diffusion.from_scheduler_config(dict(pipeline.scheduler.config))
     scenes, images = zip(*samples(count, seed=LOSS_SEED), strict=True)
     size = pipeline.unet.config.sample_size
-    pixels = torch.stack([pixel_tensor(image, resolution=size * pipeline.vae_scale_factor, flip=False) for image in images])
+    pixels = torch.stack(
+        [
+            pixel_tensor(image, resolution=size * pipeline.vae_scale_factor, flip=False)
+            for image in images
+        ]
+    )
     texts = [scene.caption for scene in scenes]
     seeds = torch.from_numpy(np.arange(count) + LOSS_SEED)
     total = 0.0
-    for rows in torch.arange(count).split(batch):
-        latents = pipeline.vae.encode(pixels[rows]).latent_dist.mean * pipeline.vae.config.scaling_factor
-        timesteps, noise, _ = sample_randomness(seeds[rows], latents.shape[1:], steps=diffusion.steps)
+    for rows in torch.split(torch.arange(count), batch):
+        latents = (
+            pipeline.vae.encode(pixels[rows]).latent_dist.mean * pipeline.vae.config.scaling_factor
+        )
+        timesteps, noise, _ = sample_randomness(
+            seeds[rows], latents.shape[1:], steps=diffusion.steps
+        )
         states = encode_texts(pipeline, [texts[i] for i in rows])
         guess = pipeline.unet(diffusion.noised(latents, noise, timesteps), timesteps, states).sample
         total += F.mse_loss(guess, diffusion.target(latents, noise, timesteps)).item() * len(rows)
@@ -171,6 +188,8 @@ def denoising_loss(pipeline: StableDiffusionPipeline, *, count: int, batch: int 
 
 def encode_texts(pipeline: StableDiffusionPipeline, texts: list[str]) -> Tensor:
     """Text states (B, T, D), padded as in training."""
-    ids = pipeline.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    ids = pipeline.tokenizer(
+        texts, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
     states: Tensor = pipeline.text_encoder(input_ids=ids).last_hidden_state
     return states

@@ -11,7 +11,9 @@ from bksdm.models.teacher import Teacher
 
 
 def assemble(teacher: Teacher, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
-    """A stock pipeline of the teacher's parts around `unet`, without progress bar and safety checker."""
+    """A stock pipeline of the teacher's parts around `unet`, without progress bar and safety
+    checker.
+    """
     pipeline = StableDiffusionPipeline(
         vae=teacher.vae,
         text_encoder=teacher.text_encoder,
@@ -34,17 +36,24 @@ def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableD
     """
     try:
         pipeline: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
-            folder, revision=revision, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+            folder,
+            revision=revision,
+            dtype=torch.float32,
+            safety_checker=None,
+            requires_safety_checker=False,
         )
     except (OSError, ValueError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model {folder}: {line}; expected a diffusers folder, a run, or a Hub id") from error
+        raise InputError(
+            f"model {folder}: {line}; expected a diffusers folder, a run, or a Hub id"
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path) -> None:
-    """Write the student with the teacher's other parts, reload the folder, compare, and only then give it its name.
+    """Write the student with the teacher's other parts, reload the folder, compare, and only then
+    give it its name.
 
     Raises:
         RuntimeError: the reloaded U-Net differs, in weights or in output.
@@ -64,14 +73,20 @@ def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path
 def compare(student: UNet2DConditionModel, reloaded: UNet2DConditionModel) -> None:
     """Raise unless both have equal weights and equal outputs on one random input."""
     weights, others = student.state_dict(), reloaded.state_dict()
-    if weights.keys() != others.keys() or not all(torch.equal(w.cpu(), others[n]) for n, w in weights.items()):
+    if weights.keys() != others.keys() or not all(
+        torch.equal(w.cpu(), others[n]) for n, w in weights.items()
+    ):
         raise RuntimeError("the exported U-Net does not reload with the weights that were trained")
     size, rng = student.config.sample_size, torch.Generator().manual_seed(0)
     latents = torch.randn(1, student.config.in_channels, size, size, generator=rng)
     text = torch.randn(1, 8, student.config.cross_attention_dim, generator=rng)
     training = student.training
     outputs = [
-        model.eval()(latents.to(model.device), torch.tensor([500], device=model.device), text.to(model.device)).sample
+        model.eval()(
+            latents.to(model.device),
+            torch.tensor([500], device=model.device),
+            text.to(model.device),
+        ).sample
         for model in (student, reloaded.to(student.device))
     ]
     student.train(training)

@@ -1,4 +1,5 @@
-"""The three losses of BK-SDM (arXiv 2305.15798, section 3.2): task, output distillation, feature distillation.
+"""The three losses of BK-SDM (arXiv 2305.15798, section 3.2): task, output distillation, feature
+distillation.
 
 Pure functions of predictions and targets, always in fp32. Knows nothing of networks or training.
 """
@@ -24,7 +25,9 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         if min(vars(self).values()) < 0 or max(vars(self).values()) == 0:
-            raise InputError(f"method.weights={vars(self)}: expected none negative and one positive")
+            raise InputError(
+                f"method.weights={vars(self)}: expected none negative and one positive"
+            )
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class LossTerms:
 
     def total(self, weights: LossWeights) -> Tensor:
         """Weighted sum."""
-        return torch.stack([getattr(weights, name) * term for name, term in vars(self).items()]).sum()
+        return torch.stack(
+            [getattr(weights, name) * term for name, term in vars(self).items()]
+        ).sum()
 
 
 def distillation_terms(
@@ -57,11 +62,15 @@ def task_loss(sample: Tensor, noisy: NoisyBatch) -> Tensor:
     return (noisy.weights * error).mean()
 
 
-def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], *, normalise: bool) -> Tensor:
-    """Mean squared error inside a layer, summed over layers as in BK-SDM (a mean over layers would rescale its weights).
+def feature_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, normalise: bool
+) -> Tensor:
+    """Mean squared error inside a layer, summed over layers as in BK-SDM (a mean over layers would
+    rescale its weights).
 
-    With `normalise`, each layer's error is divided by the mean square of the teacher's features there, so that no
-    layer drowns the others (as LAPTOP-Diff, arXiv 2404.11098, does), and averaged over layers.
+    With `normalise`, each layer's error is divided by the mean square of the teacher's features
+    there, so that no layer drowns the others (as LAPTOP-Diff, arXiv 2404.11098, does), and averaged
+    over layers.
     """
     terms = []
     for guess, target in zip(student, teacher, strict=True):

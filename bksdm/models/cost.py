@@ -1,4 +1,6 @@
-"""What a U-Net costs: parameters and multiply-accumulates of one forward, counted on the meta device without weights."""
+"""What a U-Net costs: parameters and multiply-accumulates of one forward, counted on the meta
+device without weights.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ class Cost:
     Attributes:
         parameters: number of weights.
         macs: convolutions, linear layers and attention products.
-        macs_published: as the BK-SDM paper counts (thop's rules): without the attention products, but with four for
-            each element that goes through a LayerNorm.
+        macs_published: as the BK-SDM paper counts (thop's rules): without the attention products,
+            but with four for each element that goes through a LayerNorm.
     """
 
     parameters: int
@@ -34,7 +36,7 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def unet_cost(config: Mapping[str, Any], *, tokens: int = 77) -> Cost:
-    """Cost of a U-Net with this config at its own `sample_size`, attending to `tokens` text states."""
+    """Cost of a U-Net at its own `sample_size`, attending to `tokens` text states."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(dict(config)).eval()
         size = config["sample_size"]
@@ -45,7 +47,9 @@ def unet_cost(config: Mapping[str, Any], *, tokens: int = 77) -> Cost:
         timestep = torch.empty(1, dtype=torch.long)
     normalised = 0
 
-    def count_layer_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def count_layer_norm(
+        module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
         del module, inputs
         nonlocal normalised
         normalised += output.numel()
@@ -56,6 +60,8 @@ def unet_cost(config: Mapping[str, Any], *, tokens: int = 77) -> Cost:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(latents, timestep, text)
     flops = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
-    attention = sum(count for op, count in flops.items() if any(name in op for name in _ATTENTION_OPS))
+    attention = sum(
+        count for op, count in flops.items() if any(name in op for name in _ATTENTION_OPS)
+    )
     total = sum(flops.values())
     return Cost(parameter_count(unet), total // 2, (total - attention) // 2 + 4 * normalised)

@@ -1,32 +1,29 @@
 """Tap the outputs of named submodules while a block of code runs. Knows nothing of U-Nets."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
 def tap(root: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of the named submodules; of an output tuple, the first element.
 
-    Resolve names on the bare module, not on a DDP wrapper. The hooks come off when the block ends, so that the second
-    forward of gradient checkpointing, inside backward, does not write here again.
+    Resolve names on the bare module, not on a DDP wrapper. The hooks come off when the block ends,
+    so that the second forward of gradient checkpointing, inside backward, does not write here
+    again.
 
     Raises:
         AttributeError: `root` has no submodule of that name.
     """
     seen: dict[str, Tensor] = {}
-    handles: list[RemovableHandle] = []
-    try:
+    with ExitStack() as hooks:
         for name in names:
-            handles.append(root.get_submodule(name).register_forward_hook(_store(seen, name)))
+            handle = root.get_submodule(name).register_forward_hook(_store(seen, name))
+            hooks.callback(handle.remove)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _store(seen: dict[str, Tensor], name: str) -> Any:

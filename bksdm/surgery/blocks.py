@@ -1,7 +1,8 @@
 """Remove blocks from a U-Net according to a BlockPlan.
 
-Everything here is derived from the plan and the teacher's config: the student's config, the weight map, the feature
-pairs and what is dropped. Knows diffusers' naming of down, mid and up blocks. Knows nothing of losses, data or training.
+Everything here is derived from the plan and the teacher's config: the student's config, the weight
+map, the feature pairs and what is dropped. Knows diffusers' naming of down, mid and up blocks.
+Knows nothing of losses, data or training.
 """
 
 import re
@@ -39,23 +40,30 @@ def check(plan: BlockPlan, config: Config) -> None:
     """Raise InputError if the plan is not one for a U-Net with this config."""
     layers = layers_per_stage(config)
     if plan.stages > len(layers):
-        raise InputError(f"the plan keeps {plan.stages} stages, but the teacher's U-Net has {len(layers)}")
+        raise InputError(
+            f"the plan keeps {plan.stages} stages, but the teacher's U-Net has {len(layers)}"
+        )
     for stage, kept in enumerate(plan.down):
         if kept[-1] >= layers[stage]:
             raise InputError(
-                f"the plan keeps layer {kept[-1]} of down stage {stage}, but the teacher's U-Net has "
-                f"{layers[stage]} layers there (0 to {layers[stage] - 1})"
+                f"the plan keeps layer {kept[-1]} of down stage {stage}, but the teacher's U-Net"
+                f" has {layers[stage]} layers there (0 to {layers[stage] - 1})"
             )
     if plan.mid and not config.get("mid_block_type", "UNetMidBlock2DCrossAttn"):
-        raise InputError("the plan keeps the mid block, but the teacher's U-Net has none; use student.mid=false")
+        raise InputError(
+            "the plan keeps the mid block, but the teacher's U-Net has none; use student.mid=false"
+        )
     channels = config["block_out_channels"]
     if plan.mid and channels[plan.stages - 1] != channels[-1]:
         raise InputError(
-            f"the plan keeps the mid block ({channels[-1]} channels) behind a stage of {channels[plan.stages - 1]}; "
-            "use student.mid=false, or keep the innermost stage"
+            f"the plan keeps the mid block ({channels[-1]} channels) behind a stage of"
+            f" {channels[plan.stages - 1]}; use student.mid=false, or keep the innermost stage"
         )
     if config.get("reverse_transformer_layers_per_block"):
-        raise InputError("a U-Net with reverse_transformer_layers_per_block is not symmetric: no block plan fits it")
+        raise InputError(
+            "a U-Net with reverse_transformer_layers_per_block is not symmetric: no block plan"
+            " fits it"
+        )
 
 
 def student_config(config: Config, plan: BlockPlan) -> dict[str, Any]:
@@ -100,11 +108,14 @@ def teacher_name(name: str, plan: BlockPlan, config: Config) -> str:
     return re.sub(r"^up_blocks\.(\d+)", lambda match: f"up_blocks.{int(match[1]) + shift}", name)
 
 
-def weight_map(teacher: nn.Module, student: nn.Module, *, plan: BlockPlan, config: Config) -> dict[str, str]:
+def weight_map(
+    teacher: nn.Module, student: nn.Module, *, plan: BlockPlan, config: Config
+) -> dict[str, str]:
     """Student tensor name -> teacher tensor name, for every tensor of the student.
 
     Raises:
-        InputError: a student tensor has no teacher tensor of the same shape; the plan is for another U-Net.
+        InputError: a student tensor has no teacher tensor of the same shape; the plan is for
+            another U-Net.
     """
     source = teacher.state_dict()
     result = {name: teacher_name(name, plan, config) for name in student.state_dict()}
@@ -120,13 +131,15 @@ def weight_map(teacher: nn.Module, student: nn.Module, *, plan: BlockPlan, confi
 
 
 def empty_student(config: Config, plan: BlockPlan) -> UNet2DConditionModel:
-    """A student with fresh weights (on the current default device), for a teacher with this config."""
+    """A student with fresh weights, on the default device, for a teacher with this config."""
     student: UNet2DConditionModel = UNet2DConditionModel.from_config(student_config(config, plan))
     return student
 
 
 def remove_blocks(teacher: UNet2DConditionModel, *, plan: BlockPlan) -> UNet2DConditionModel:
-    """The student: a new U-Net with the plan's blocks and the teacher's weights. The teacher is left as it is."""
+    """The student: a new U-Net with the plan's blocks and the teacher's weights. The teacher is
+    left as it is.
+    """
     with torch.device(teacher.device):
         student = empty_student(teacher.config, plan).to(teacher.dtype)
     source = teacher.state_dict()
@@ -136,7 +149,9 @@ def remove_blocks(teacher: UNet2DConditionModel, *, plan: BlockPlan) -> UNet2DCo
 
 
 def dropped_modules(teacher: nn.Module, weights: Mapping[str, str]) -> list[str]:
-    """The teacher's modules of which nothing stays, each named by its outermost such module, in the teacher's order."""
+    """The teacher's modules of which nothing stays, each named by its outermost such module, in the
+    teacher's order.
+    """
     kept = set(weights.values())
     lost = {name for name in teacher.state_dict() if name not in kept}
     result: list[str] = []
@@ -144,18 +159,21 @@ def dropped_modules(teacher: nn.Module, weights: Mapping[str, str]) -> list[str]
         tensors = [f"{name}.{tensor}" for tensor in module.state_dict()]
         if not name or not tensors or any(name.startswith(f"{outer}.") for outer in result):
             continue
-        # A list of which everything goes is named by its blocks; a block is what the plan speaks of.
+        # A list of which everything goes is named by its blocks; a block is what the plan speaks
+        # of.
         if lost.issuperset(tensors) and not isinstance(module, nn.ModuleList):
             result.append(name)
     return result
 
 
 def feature_pairs(plan: BlockPlan, config: Config) -> list[tuple[str, str]]:
-    """(teacher module, student module) whose outputs are compared: the stages that stay, down then up (BK-SDM, eq. 5).
+    """(teacher module, student module) whose outputs are compared: the stages that stay, down then
+    up (BK-SDM, eq. 5).
 
-    The mid block is never compared, as published. Where removal of the stages behind it makes a down stage the innermost
-    and takes its downsampler, the output of that stage has another size; its last layer is compared instead: the
-    transformer's `proj_out`, before the residual addition, as in the published Tiny (or the resnet, if there is none).
+    The mid block is never compared, as published. Where removal of the stages behind it makes a
+    down stage the innermost and takes its downsampler, the output of that stage has another size;
+    its last layer is compared instead: the transformer's `proj_out`, before the residual addition,
+    as in the published Tiny (or the resnet, if there is none).
     """
     shift = len(config["down_block_types"]) - plan.stages
     pairs = []

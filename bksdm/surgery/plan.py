@@ -12,11 +12,13 @@ from bksdm.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPlan:
-    """Which residual (and attention) layers of each U-Net stage stay, for a U-Net whose up stages mirror its down stages.
+    """Which residual (and attention) layers of each U-Net stage stay, for a U-Net whose up stages
+    mirror its down stages.
 
     Attributes:
-        down: for each stage that stays, outermost first, the kept layers of its down half, in order. Fewer entries than
-            the teacher has stages remove the innermost ones. Layer 0 always stays: it alone changes the channels.
+        down: for each stage that stays, outermost first, the kept layers of its down half, in
+            order. Fewer entries than the teacher has stages remove the innermost ones. Layer 0
+            always stays: it alone changes the channels.
         mid: whether the mid block stays.
     """
 
@@ -24,19 +26,23 @@ class BlockPlan:
     mid: bool
 
     def __post_init__(self) -> None:
-        """Freeze lists (a plan may come from JSON or the shell) and refuse patterns that are no plan for any U-Net."""
+        """Freeze lists (a plan may come from JSON or the shell) and refuse patterns that are no
+        plan for any U-Net.
+        """
         try:
             frozen = tuple(tuple(int(layer) for layer in stage) for stage in self.down)
         except TypeError:
-            raise InputError(f"plan down={self.down!r}: expected a list of layer lists, e.g. [[0],[0,1],[0],[0]]") from None
+            raise InputError(
+                f"plan down={self.down!r}: expected a list of layer lists, e.g. [[0],[0,1],[0],[0]]"
+            ) from None
         object.__setattr__(self, "down", frozen)
         if not frozen:
             raise InputError("plan down=[]: at least one stage must stay")
         for stage, layers in enumerate(frozen):
             if not layers or layers[0] != 0 or list(layers) != sorted(set(layers)):
                 raise InputError(
-                    f"plan down[{stage}]={list(layers)}: expected increasing layer numbers that begin with 0, "
-                    "the layer that changes the channels"
+                    f"plan down[{stage}]={list(layers)}: expected increasing layer numbers that"
+                    " begin with 0, the layer that changes the channels"
                 )
 
     @property
@@ -45,11 +51,12 @@ class BlockPlan:
         return len(self.down)
 
     def up(self, stage: int, *, layers: int) -> tuple[int, ...]:
-        """Kept layers of the up half of `stage` (0 is the outermost), when the teacher's down half has `layers` layers.
+        """Kept layers of the up half of `stage` (0 is the outermost), when the teacher's down half
+        has `layers` layers.
 
-        An up half has one layer more than its down half: the first takes the channel change, the last takes the skip
-        of the previous down stage. A kept down layer j > 0 keeps up layer `layers` - j. So down (0,) of two gives up
-        (0, 2), the published pattern.
+        An up half has one layer more than its down half: the first takes the channel change, the
+        last takes the skip of the previous down stage. A kept down layer j > 0 keeps up layer
+        `layers` - j. So down (0,) of two gives up (0, 2), the published pattern.
         """
         return tuple(sorted({0} | {layers - j for j in self.down[stage]}))
 

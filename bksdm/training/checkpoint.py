@@ -1,7 +1,8 @@
-"""Checkpoints that survive: written at intervals, at a signal and at the end, always at a step boundary and atomically.
+"""Checkpoints that survive: written at intervals, at a signal and at the end, always at a step
+boundary and atomically.
 
-A checkpoint holds student, average, optimiser, plan, teacher id, data fingerprint and versions: tensors and plain
-values only, so that it loads with `weights_only=True`. Never a teacher tensor.
+A checkpoint holds student, average, optimiser, plan, teacher id, data fingerprint and versions:
+tensors and plain values only, so that it loads with `weights_only=True`. Never a teacher tensor.
 """
 
 import pickle
@@ -22,19 +23,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Checkpoints(pl.Callback):
-    """Replaces `last` every `every_n_steps`, at the end, and when a signal comes, which also ends the run.
+    """Replaces `last` every `every_n_steps`, at the end, and when a signal comes, which also ends
+    the run.
 
     It must be the last callback, so that it saves what the others have done.
 
     Attributes:
-        received: the signal that ended the run, or None. A second Ctrl-C stops at once, without saving.
+        received: the signal that ended the run, or None. A second Ctrl-C stops at once, without
+            saving.
     """
 
     def __init__(self, last: Path, *, every_n_steps: int, keep_every_n_steps: int = 0) -> None:
         if every_n_steps < 1 or keep_every_n_steps < 0:
             raise InputError(
-                f"checkpoint.every_n_steps={every_n_steps}, keep_every_n_steps={keep_every_n_steps}: "
-                "expected at least 1 and at least 0"
+                f"checkpoint.every_n_steps={every_n_steps},"
+                f" keep_every_n_steps={keep_every_n_steps}: expected at least 1 and at least 0"
             )
         self.last = last
         self.every_n_steps = every_n_steps
@@ -48,7 +51,12 @@ class Checkpoints(pl.Callback):
         self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save if it is time, at the end of an optimiser step."""
         del pl_module, outputs, batch
@@ -87,10 +95,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content["bksdm"]["student_config"]
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {path}") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); restore it from a copy, or move it away to "
-            "begin again"
+            f"checkpoint {path} cannot be read ({type(error).__name__}); restore it from a copy, or"
+            " move it away to begin again"
         ) from error
     return content
 
@@ -98,9 +114,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2DConditionModel:
     """The student that a checkpoint holds, with its averaged or its raw weights."""
     content = read_checkpoint(path)
-    student: UNet2DConditionModel = UNet2DConditionModel.from_config(content["bksdm"]["student_config"])
+    student: UNet2DConditionModel = UNet2DConditionModel.from_config(
+        content["bksdm"]["student_config"]
+    )
     prefix = "student."
-    student.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items()})
+    student.load_state_dict(
+        {name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items()}
+    )
     if weights == "ema":
         with torch.no_grad():
             average = content["callbacks"]["Ema"]["shadow_params"]

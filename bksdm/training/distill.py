@@ -1,4 +1,6 @@
-"""Distillation of a student from its frozen teacher: one training step, read as BK-SDM's method section."""
+"""Distillation of a student from its frozen teacher: one training step, read as BK-SDM's method
+section.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +21,8 @@ from bksdm.training.optim import OptimizerSettings, clip_gradients
 
 
 class Distillation(pl.LightningModule):
-    """Trains `student`; everything else is held, not registered, so it is in no state dict, EMA or checkpoint.
+    """Trains `student`; everything else is held, not registered, so it is in no state dict, EMA or
+    checkpoint.
 
     Args:
         student: the U-Net to be trained.
@@ -31,7 +34,8 @@ class Distillation(pl.LightningModule):
         min_snr_gamma: Min-SNR weighting of the task loss; None switches it off.
         gradient_clip: global gradient norm.
         gradient_checkpointing: trade student compute for memory.
-        identity: plain values that a checkpoint carries and a resuming run must share (plan, teacher, data).
+        identity: plain values that a checkpoint carries and a resuming run must share (plan,
+            teacher, data).
     """
 
     def __init__(
@@ -50,9 +54,11 @@ class Distillation(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.student = student.train()
-        self._held = (teacher,)  # in a tuple, out of sight of nn.Module; the Teacher is no module either
+        # In a tuple, out of sight of nn.Module (and the Teacher itself is no module).
+        self._held = (teacher,)
         self.diffusion = Diffusion.from_scheduler_config(dict(teacher.scheduler.config))
-        self.teacher_taps, self.student_taps = (tuple(side) for side in zip(*pairs, strict=True)) if pairs else ((), ())
+        self.teacher_taps = [name for name, _ in pairs]
+        self.student_taps = [name for _, name in pairs]
         self.weights = weights
         self.optimizer_settings = optimizer
         self.normalise_features = normalise_features
@@ -75,9 +81,13 @@ class Distillation(pl.LightningModule):
     def noise(self, batch: TextImageBatch) -> NoisyBatch:
         """Encode pictures and captions, and noise the latents to random timesteps."""
         shape = self._latent_shape(batch)
-        timesteps, noise, posterior_noise = sample_randomness(batch.seeds, shape, steps=self.diffusion.steps)
+        timesteps, noise, posterior_noise = sample_randomness(
+            batch.seeds, shape, steps=self.diffusion.steps
+        )
         timesteps, noise = timesteps.to(self.device), noise.to(self.device)
-        latents = self.teacher.encode_pixels(batch.pixels, noise=posterior_noise.to(self.device)).to(noise.dtype)
+        latents = self.teacher.encode_pixels(
+            batch.pixels, noise=posterior_noise.to(self.device)
+        ).to(noise.dtype)
         return NoisyBatch(
             latents=self.diffusion.noised(latents, noise, timesteps),
             timesteps=timesteps,
@@ -99,7 +109,10 @@ class Distillation(pl.LightningModule):
         del batch_idx
         terms = self.terms(batch)
         total = terms.total(self.weights)
-        self.log_dict({f"train/{name}": value.detach() for name, value in vars(terms).items()}, batch_size=len(batch))
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in vars(terms).items()},
+            batch_size=len(batch),
+        )
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
@@ -107,11 +120,17 @@ class Distillation(pl.LightningModule):
         """The same terms on the validation samples, whose noise never changes."""
         del batch_idx
         terms = vars(self.terms(batch))
-        self.log_dict({f"val/{name}": value for name, value in terms.items()}, batch_size=len(batch), sync_dist=True)
+        self.log_dict(
+            {f"val/{name}": value for name, value in terms.items()},
+            batch_size=len(batch),
+            sync_dist=True,
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the student alone."""
-        optimizer, schedule = self.optimizer_settings.build(self.student, max_steps=self.trainer.max_steps)
+        optimizer, schedule = self.optimizer_settings.build(
+            self.student, max_steps=self.trainer.max_steps
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,6 @@
-"""Exponential moving average of the student, by diffusers' EMAModel: decay min(decay, (1 + n) / (10 + n)) after n steps."""
+"""Exponential moving average of the student, by diffusers' EMAModel: decay min(decay, (1 + n) / (10
++ n)) after n steps.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,7 +46,12 @@ class Ema(pl.Callback):
         self._average.to(pl_module.device)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Average once an optimiser step, not once a micro-batch."""
         del outputs, batch

@@ -28,14 +28,24 @@ class OptimizerSettings:
         object.__setattr__(self, "betas", tuple(self.betas))
 
     def build(self, module: nn.Module, *, max_steps: int) -> tuple[Optimizer, LRScheduler]:
-        """The optimiser of a module's weights (fused on CUDA) and its schedule, stepped once an optimiser step."""
+        """The optimiser of a module's weights (fused on CUDA) and its schedule, stepped once an
+        optimiser step.
+        """
         fused = all(parameter.is_cuda for parameter in module.parameters())
         optimizer = AdamW(
-            module.parameters(), lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=fused
+            module.parameters(),
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=fused,
         )
         try:
             schedule = get_scheduler(
-                self.schedule, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=max_steps
+                self.schedule,
+                optimizer,
+                num_warmup_steps=self.warmup_steps,
+                num_training_steps=max_steps,
             )
         except ValueError as error:
             raise InputError(f"optimizer.schedule={self.schedule!r}: {error}") from error
@@ -43,5 +53,7 @@ class OptimizerSettings:
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:
-    """Clip by global norm with torch's own function: Lightning refuses to, for a fused optimiser under autocast."""
+    """Clip by global norm with torch's own function: Lightning refuses to, for a fused optimiser
+    under autocast.
+    """
     return nn.utils.clip_grad_norm_(module.parameters(), max_norm)

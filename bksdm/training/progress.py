@@ -22,12 +22,16 @@ class ProgressLines(pl.Callback):
         self._last = time.monotonic()
         self._first = (trainer.global_step, self._last)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
         """A line, if it is time."""
         del pl_module, outputs, args
         now = time.monotonic()
         step = trainer.global_step
-        if not trainer.is_global_zero or (now - self._last < self.seconds and step < trainer.max_steps):
+        if not trainer.is_global_zero or (
+            now - self._last < self.seconds and step < trainer.max_steps
+        ):
             return
         self._last = now
         rate = (step - self._first[0]) / max(now - self._first[1], 1e-9)
@@ -35,6 +39,7 @@ class ProgressLines(pl.Callback):
         loss = trainer.callback_metrics.get("train/loss")
         value = "" if loss is None else f", loss {loss.item():.4f}"
         print(  # noqa: T201
-            f"step {step}/{trainer.max_steps}{value}, {rate:.2f} steps/s, {rate * self.global_batch:.1f} images/s, {left} left",
+            f"step {step}/{trainer.max_steps}{value}, {rate:.2f} steps/s,"
+            f" {rate * self.global_batch:.1f} images/s, {left} left",
             flush=True,
         )

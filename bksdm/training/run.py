@@ -21,10 +21,20 @@ from bksdm.training.ema import Ema
 from bksdm.training.progress import ProgressLines
 from bksdm.training.samples import SampleGrid
 
+_ADVICE = (
+    ".*dataloader is not resumable.*",
+    ".*does not have many workers.*",
+    ".*directory .* exists and is not empty.*",
+    ".*GPU available but not used.*",
+    ".*LeafSpec.*",
+)
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run lies. No time stamp in the path, so that a requeued job finds itself."""
+    """Where everything of a run lies. No time stamp in the path, so that a requeued job finds
+    itself.
+    """
 
     path: Path
 
@@ -61,7 +71,9 @@ class RunFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """What the Lightning Trainer is told; names are Lightning's but for the intervals, which are in optimiser steps."""
+    """What the Lightning Trainer is told; names are Lightning's but for the intervals, which are in
+    optimiser steps.
+    """
 
     max_steps: int
     accelerator: str
@@ -80,7 +92,9 @@ class TrainerSettings:
 
 def steps_done(folder: RunFolder) -> int:
     """Optimiser steps that the run's last checkpoint holds; 0 without one."""
-    return int(read_checkpoint(folder.checkpoint)["global_step"]) if folder.checkpoint.exists() else 0
+    return (
+        int(read_checkpoint(folder.checkpoint)["global_step"]) if folder.checkpoint.exists() else 0
+    )
 
 
 def fit(
@@ -93,7 +107,8 @@ def fit(
     samples: SampleGrid,
     checkpoints: Checkpoints,
 ) -> Signals | None:
-    """Train until `max_steps` or a signal, from the last checkpoint if there is one; returns the signal.
+    """Train until `max_steps` or a signal, from the last checkpoint if there is one; returns the
+    signal.
 
     Raises:
         InputError: the checkpoint belongs to other data, another plan or another teacher.
@@ -103,13 +118,16 @@ def fit(
         _check_identity(read_checkpoint(folder.checkpoint)["bksdm"], module.identity, folder)
     interactive = sys.stdout.isatty()
     bar: pl.Callback = (
-        TQDMProgressBar(refresh_rate=5) if interactive else ProgressLines(seconds=15, global_batch=data.order.global_batch)
+        TQDMProgressBar(refresh_rate=5)
+        if interactive
+        else ProgressLines(seconds=15, global_batch=data.order.global_batch)
     )
     _quieten()
     kept = _metrics_until(folder, done)
-    loggers = [CSVLogger(folder.path, name="", version=""), TensorBoardLogger(folder.path, name="", version="")]
-    loggers[0].experiment.metrics.extend(kept)
-    loggers[0].save()
+    table = CSVLogger(folder.path, name="", version="")
+    board = TensorBoardLogger(folder.path, name="", version="")
+    table.experiment.metrics.extend(kept)
+    table.save()
     trainer = pl.Trainer(
         max_steps=settings.max_steps,
         accelerator=settings.accelerator,
@@ -125,7 +143,7 @@ def fit(
         enable_model_summary=False,
         enable_progress_bar=interactive,
         default_root_dir=folder.path,
-        logger=loggers,
+        logger=[table, board],
         callbacks=[ema, samples, bar, checkpoints],
     )
     accumulation = data.order.accumulation(data.batch_size, trainer.world_size)
@@ -140,22 +158,28 @@ def _check_identity(saved: dict[str, Any], now: dict[str, Any], folder: RunFolde
     for name in ("plan", "teacher", "data"):
         if saved[name] != now[name]:
             raise InputError(
-                f"checkpoint {folder.checkpoint} is of another {name}: {json.dumps(saved[name])}, now {json.dumps(now[name])}; "
-                "restore it, or choose another name="
+                f"checkpoint {folder.checkpoint} is of another {name}: {json.dumps(saved[name])},"
+                f" now {json.dumps(now[name])}; restore it, or choose another name="
             )
 
 
 def _metrics_until(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    """What was logged up to a step: Lightning's CSV logger deletes the file of a run that is resumed."""
+    """What was logged up to a step: Lightning's CSV logger deletes the file of a run that is
+    resumed.
+    """
     if not folder.metrics.exists():
         return []
     with folder.metrics.open(newline="") as file:
-        rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+        rows = [
+            {name: value for name, value in row.items() if value != ""}
+            for row in csv.DictReader(file)
+        ]
     return [row for row in rows if int(row["step"]) < step]
 
 
 def _quieten() -> None:
-    """Silence Lightning's advice that does not hold here: our loader is resumable, and workers are the user's choice."""
-    for message in (".*dataloader is not resumable.*", ".*does not have many workers.*", ".*directory .* exists and is not empty.*",
-                    ".*GPU available but not used.*", ".*LeafSpec.*", ".*lr_scheduler.step.*"):  # fmt: skip
+    """Silence Lightning's advice that does not hold here: our loader is resumable, and workers are
+    the user's choice.
+    """
+    for message in _ADVICE:
         warnings.filterwarnings("ignore", message=message)

@@ -1,4 +1,6 @@
-"""Sample grids during training: the same prompts and seeds every time; columns teacher, student before, student now."""
+"""Sample grids during training: the same prompts and seeds every time; columns teacher, student
+before, student now.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,14 @@ class SampleGrid(pl.Callback):
     """Draws samples/step_N.png every `every_n_steps` optimiser steps; 0 switches it off."""
 
     def __init__(
-        self, folder: Path, *, prompts: Sequence[Prompt], sampling: Sampling, every_n_steps: int, before: UNet2DConditionModel, ema: Ema
+        self,
+        folder: Path,
+        *,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        every_n_steps: int,
+        before: UNet2DConditionModel,
+        ema: Ema,
     ) -> None:
         self.folder = folder
         self.prompts = prompts
@@ -33,11 +42,20 @@ class SampleGrid(pl.Callback):
         self._fixed: dict[str, list[Tensor]] = {}
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Draw at each multiple of the interval."""
         del outputs, batch
-        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and ends_step(trainer, batch_idx)
+        due = (
+            self.every_n_steps
+            and trainer.global_step % self.every_n_steps == 0
+            and ends_step(trainer, batch_idx)
+        )
         if due and trainer.is_global_zero:
             assert isinstance(pl_module, Distillation)
             self.draw(trainer, pl_module)
@@ -46,7 +64,10 @@ class SampleGrid(pl.Callback):
         """Draw the grid of the averaged student as it is now."""
         if not self._fixed:
             before = self.before.to(module.device).eval()
-            self._fixed = {"teacher": self._images(module, module.teacher.unet), "student before": self._images(module, before)}
+            self._fixed = {
+                "teacher": self._images(module, module.teacher.unet),
+                "student before": self._images(module, before),
+            }
             self.before.to("cpu")
         module.student.eval()
         with self.ema.applied(module.student):
@@ -58,7 +79,9 @@ class SampleGrid(pl.Callback):
         sheet.save(path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", np.asarray(sheet), trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(
+                    "samples", np.asarray(sheet), trainer.global_step, dataformats="HWC"
+                )
         return path
 
     def _images(self, module: Distillation, unet: UNet2DConditionModel) -> list[Tensor]:

@@ -1,7 +1,8 @@
-"""Make the embedded world's teacher and scoring network anew: `make assets`, hours on two cores, resumable.
+"""Make the embedded world's teacher and scoring network anew: `make assets`, hours on two cores,
+resumable.
 
-Each part is skipped if the work folder has it. The U-Net runs in two processes of one thread each, which beat one
-process of two threads on small networks.
+Each part is skipped if the work folder has it. The U-Net runs in two processes of one thread each,
+which beat one process of two threads on small networks.
 """
 
 import argparse
@@ -10,7 +11,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -33,19 +39,27 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    {"outline": make_outline, "vae": make_vae, "text": make_text, "cache": make_cache, "unet": make_unet}.get(
-        arguments.stage, lambda work: pack(work, arguments.out)
-    )(arguments.work)
+    {
+        "outline": make_outline,
+        "vae": make_vae,
+        "text": make_text,
+        "cache": make_cache,
+        "unet": make_unet,
+    }.get(arguments.stage, lambda work: pack(work, arguments.out))(arguments.work)
 
 
 def make_outline(work: Path) -> None:
     """The scoring network."""
-    save_file(outline.train(work, steps=STEPS["outline"]).state_dict(), work / "outline.safetensors")
+    save_file(
+        outline.train(work, steps=STEPS["outline"]).state_dict(), work / "outline.safetensors"
+    )
 
 
 def make_vae(work: Path) -> None:
     """The VAE."""
-    vae.train(work, inner_steps=STEPS["vae_inner"], outer_steps=STEPS["vae_outer"]).save_pretrained(work / "vae")
+    vae.train(work, inner_steps=STEPS["vae_inner"], outer_steps=STEPS["vae_outer"]).save_pretrained(
+        work / "vae"
+    )
 
 
 def make_text(work: Path) -> None:
@@ -66,7 +80,10 @@ def make_unet(work: Path) -> None:
     """The U-Net; run by torchrun."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    train, val = (unet.Cache(**torch.load(work / f"{name}.pt", weights_only=True)) for name in ("train", "val"))
+    train, val = (
+        unet.Cache(**torch.load(work / f"{name}.pt", weights_only=True))
+        for name in ("train", "val")
+    )
     model = unet.train(work, train, LAYOUT, steps=STEPS["unet"], batch=BATCH, lr=LR)
     if torch.distributed.get_rank() == 0:
         print(f"validation loss {unet.validation_loss(model, val):.4f}")
@@ -82,7 +99,9 @@ def pack(work: Path, out: Path) -> None:
         text_encoder=_text_parts(work)["encoder"],
         tokenizer=_text_parts(work)["tokenizer"],
         unet=UNet2DConditionModel.from_pretrained(work / "unet"),
-        scheduler=DPMSolverMultistepScheduler(**{k: v for k, v in unet.SCHEDULE.items() if k != "clip_sample"}),
+        scheduler=DPMSolverMultistepScheduler(
+            **{k: v for k, v in unet.SCHEDULE.items() if k != "clip_sample"}
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -91,7 +110,10 @@ def pack(work: Path, out: Path) -> None:
     net = OutlineNet()
     net.load_state_dict(load_file(work / "outline.safetensors"))
     save_file(net.state_dict(), out / "outline.safetensors")
-    print(f"{sum(file.stat().st_size for file in out.rglob('*') if file.is_file()) / 2**20:.1f} MiB in {out}")
+    print(
+        f"{sum(file.stat().st_size for file in out.rglob('*') if file.is_file()) / 2**20:.1f} MiB"
+        f" in {out}"
+    )
 
 
 def _text_parts(work: Path) -> dict[str, CLIPTokenizer | CLIPTextModel]:

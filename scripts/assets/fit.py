@@ -24,14 +24,18 @@ def fit(
     ema_decay: float = 0.0,
     stop_after: int | None = None,
 ) -> nn.Module:
-    """Minimise `loss` over `model` with AdamW and a cosine schedule; returns the averaged model when `ema_decay` > 0.
+    """Minimise `loss` over `model` with AdamW and a cosine schedule; returns the averaged model
+    when `ema_decay` > 0.
 
-    `loss` draws everything random from the generator it is given, which is seeded by the step: a run that was killed
-    goes on from `state` as if it had not been. Under torchrun each process draws its own batch and gradients are averaged.
+    `loss` draws everything random from the generator it is given, which is seeded by the step: a
+    run that was killed goes on from `state` as if it had not been. Under torchrun each process
+    draws its own batch and gradients are averaged.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=min(200, steps // 10), num_training_steps=steps)
+    schedule = get_scheduler(
+        "cosine", optimizer, num_warmup_steps=min(200, steps // 10), num_training_steps=steps
+    )
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
     )
@@ -60,10 +64,20 @@ def fit(
             continue
         if step % 100 == 0:
             rate = (step + 1 - first) / (now - begin)
-            log.info("%s: step %d/%d, loss %.4f, %.2f steps/s", state.stem, step, steps, value.item(), rate)
+            log.info(
+                "%s: step %d/%d, loss %.4f, %.2f steps/s",
+                state.stem,
+                step,
+                steps,
+                value.item(),
+                rate,
+            )
         if now - saved_at > SAVE_EVERY_SECONDS or step + 1 == steps:
             temporary = state.with_suffix(".tmp")
-            torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, temporary)
+            torch.save(
+                {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1},
+                temporary,
+            )
             temporary.replace(state)
             saved_at = now
     return (average.module if ema_decay else model).eval()
@@ -71,8 +85,12 @@ def fit(
 
 def _average_gradients(model: nn.Module, world: int) -> None:
     if world > 1:
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in model.parameters() if parameter.grad is not None
+        ]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        for gradient, mean in zip(gradients, (flat / world).split([g.numel() for g in gradients]), strict=True):
+        for gradient, mean in zip(
+            gradients, (flat / world).split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(mean.view_as(gradient))

@@ -23,4 +23,6 @@ def scaled(pixels: Tensor) -> Tensor:
 
 def backgrounds(scenes: list[Scene]) -> Tensor:
     """Background colours as uint8 of shape (count, 3, 1, 1)."""
-    return torch.tensor([COLORS[scene.background] for scene in scenes], dtype=torch.uint8)[:, :, None, None]
+    return torch.tensor([COLORS[scene.background] for scene in scenes], dtype=torch.uint8)[
+        :, :, None, None
+    ]

@@ -1,4 +1,6 @@
-"""The embedded U-Net: four stages of two resnets, so that Base, Small and Tiny mean what they mean for SD-1.4."""
+"""The embedded U-Net: four stages of two resnets, so that Base, Small and Tiny mean what they mean
+for SD-1.4.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,8 @@ from .fit import fit
 from .pictures import pictures, scaled
 from .text import tokens
 
-# With SD's beta_end of 0.012 some signal is left at the last timestep and the background leaks into it;
-# with v-prediction the noise-free end is learnt much faster (shared prototype).
+# With SD's beta_end of 0.012 some signal is left at the last timestep and the background leaks into
+# it; with v-prediction the noise-free end is learnt much faster (shared prototype).
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -24,7 +26,8 @@ SCHEDULE = {
     "clip_sample": False,
 }
 CAPTION_DROPOUT = 0.1
-# Composition is decided at high noise, and the outer layers without attention learn it later than the details.
+# Composition is decided at high noise, and the outer layers without attention learn it later than
+# the details.
 TIMESTEP_SHIFT = 0.5
 
 
@@ -59,7 +62,9 @@ def build(layout: Layout, *, text_width: int) -> UNet2DConditionModel:
 
 @dataclass(frozen=True)
 class Cache:
-    """Latents (N, 4, 8, 8), and text states (M, T, D) of the unique captions; the last of them is the empty caption's."""
+    """Latents (N, 4, 8, 8), and text states (M, T, D) of the unique captions; the last of them is
+    the empty caption's.
+    """
 
     latents: Tensor
     states: Tensor
@@ -68,24 +73,39 @@ class Cache:
 
 @torch.no_grad()
 def encode(
-    vae: AutoencoderKL, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, *, count: int, seed: int, held_out: bool = False
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    encoder: CLIPTextModel,
+    *,
+    count: int,
+    seed: int,
+    held_out: bool = False,
 ) -> Cache:
     """Draw `count` samples and encode pictures and captions."""
     scenes, pixels = pictures(count, seed=seed, held_out=held_out)
     latents = [vae.encode(scaled(chunk)).latent_dist.mode() for chunk in pixels.split(256)]
-    unique = {caption: i for i, caption in enumerate(dict.fromkeys(scene.caption for scene in scenes))}
+    unique = {
+        caption: i for i, caption in enumerate(dict.fromkeys(scene.caption for scene in scenes))
+    }
     ids = tokens(tokenizer, [*unique, ""])
     states = torch.cat([encoder(input_ids=chunk).last_hidden_state for chunk in ids.split(1024)])
     caption_of = torch.tensor([unique[scene.caption] for scene in scenes])
     return Cache(torch.cat(latents) * vae.config.scaling_factor, states, caption_of)
 
 
-def denoising_loss(unet: UNet2DConditionModel, cache: Cache, rng: torch.Generator, *, batch: int) -> Tensor:
+def denoising_loss(
+    unet: UNet2DConditionModel, cache: Cache, rng: torch.Generator, *, batch: int
+) -> Tensor:
     """Mean squared error of v; timesteps logit-normal, a tenth of the captions empty."""
     index = torch.randint(len(cache.latents), (batch,), generator=rng)
-    timesteps = (torch.sigmoid(TIMESTEP_SHIFT + torch.randn(batch, generator=rng)) * SCHEDULE["num_train_timesteps"]).long()
+    timesteps = (
+        torch.sigmoid(TIMESTEP_SHIFT + torch.randn(batch, generator=rng))
+        * SCHEDULE["num_train_timesteps"]
+    ).long()
     captions = cache.caption_of[index]
-    captions = torch.where(torch.rand(batch, generator=rng) < CAPTION_DROPOUT, len(cache.states) - 1, captions)
+    captions = torch.where(
+        torch.rand(batch, generator=rng) < CAPTION_DROPOUT, len(cache.states) - 1, captions
+    )
     return _loss(unet, cache.latents[index], cache.states[captions], timesteps, rng)
 
 
@@ -101,7 +121,13 @@ def validation_loss(unet: UNet2DConditionModel, cache: Cache) -> float:
     return torch.stack(losses).mean().item()
 
 
-def _loss(unet: UNet2DConditionModel, latents: Tensor, states: Tensor, timesteps: Tensor, rng: torch.Generator) -> Tensor:
+def _loss(
+    unet: UNet2DConditionModel,
+    latents: Tensor,
+    states: Tensor,
+    timesteps: Tensor,
+    rng: torch.Generator,
+) -> Tensor:
     noise_schedule = DDPMScheduler(**SCHEDULE)
     noise = torch.randn(latents.shape, generator=rng)
     noisy = noise_schedule.add_noise(latents, noise, timesteps)
@@ -110,11 +136,19 @@ def _loss(unet: UNet2DConditionModel, latents: Tensor, states: Tensor, timesteps
 
 
 def train(
-    work: Path, cache: Cache, layout: Layout, *, steps: int, batch: int, lr: float, name: str = "unet", stop_after: int | None = None
+    work: Path,
+    cache: Cache,
+    layout: Layout,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    name: str = "unet",
+    stop_after: int | None = None,
 ) -> UNet2DConditionModel:
     """Train on the cache, resumably; returns the exponential moving average."""
     unet = build(layout, text_width=cache.states.shape[-1])
-    average = fit(
+    return fit(
         unet,
         lambda rng: denoising_loss(unet, cache, rng, batch=batch),
         steps=steps,
@@ -123,4 +157,3 @@ def train(
         ema_decay=0.998,
         stop_after=stop_after,
     )
-    return average

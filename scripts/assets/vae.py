@@ -1,8 +1,8 @@
 """The embedded VAE: 64x64 pictures to 8x8x4 latents.
 
-A VAE that downsamples by 8 does not learn to draw objects when it is trained directly (shared prototype: every try
-failed). So it is grown: first one that downsamples by 4, on 32x32 pictures; then one more outer block on each side,
-started as the identity, on 64x64 pictures.
+A VAE that downsamples by 8 does not learn to draw objects when it is trained directly (shared
+prototype: every try failed). So it is grown: first one that downsamples by 4, on 32x32 pictures;
+then one more outer block on each side, started as the identity, on 64x64 pictures.
 """
 
 from pathlib import Path
@@ -34,7 +34,9 @@ def build(channels: tuple[int, ...]) -> AutoencoderKL:
 
 
 def grow(inner: AutoencoderKL) -> AutoencoderKL:
-    """A VAE with one more outer stage whose start is `inner` between a 2x average pooling and a 2x nearest upsampling."""
+    """A VAE with one more outer stage whose start is `inner` between a 2x average pooling and a 2x
+    nearest upsampling.
+    """
     outer = build((INNER[0], *INNER))
     weights = outer.state_dict()
     for name, tensor in inner.state_dict().items():
@@ -46,11 +48,16 @@ def grow(inner: AutoencoderKL) -> AutoencoderKL:
                 break
         weights[name] = tensor
     for name in weights:
-        if name.startswith(("encoder.down_blocks.0.resnets", "decoder.up_blocks.3.resnets")) and ".conv2." in name:
+        if (
+            name.startswith(("encoder.down_blocks.0.resnets", "decoder.up_blocks.3.resnets"))
+            and ".conv2." in name
+        ):
             weights[name] = torch.zeros_like(weights[name])
     identity = torch.eye(INNER[0])[:, :, None, None]
     pool = torch.zeros(INNER[0], INNER[0], 3, 3)
-    pool[:, :, :2, :2] = identity / 4  # diffusers pads right and below before the strided convolution
+    pool[:, :, :2, :2] = (
+        identity / 4
+    )  # diffusers pads right and below before the strided convolution
     weights["encoder.down_blocks.0.downsamplers.0.conv.weight"] = pool
     upsample = torch.zeros(INNER[0], INNER[0], 3, 3)
     upsample[:, :, 1:2, 1:2] = identity
@@ -62,16 +69,30 @@ def grow(inner: AutoencoderKL) -> AutoencoderKL:
 
 
 def train(work: Path, *, inner_steps: int, outer_steps: int, count: int = 20_000) -> AutoencoderKL:
-    """Train, grow, train again, and set the scaling factor to one over the standard deviation of the latents."""
+    """Train, grow, train again, and set the scaling factor to one over the standard deviation of
+    the latents.
+    """
     scenes, pixels = pictures(count, seed=1)
     foreground = (pixels != backgrounds(scenes)).any(1, keepdim=True)
     torch.manual_seed(0)
     vae = build(INNER)
     small = F.avg_pool2d(pixels.float(), 2).round().to(torch.uint8)
     small_foreground = F.max_pool2d(foreground.float(), 2).bool()
-    fit(vae, lambda rng: _loss(vae, small, small_foreground, rng), steps=inner_steps, lr=1.5e-3, state=work / "vae4.pt")
+    fit(
+        vae,
+        lambda rng: _loss(vae, small, small_foreground, rng),
+        steps=inner_steps,
+        lr=1.5e-3,
+        state=work / "vae4.pt",
+    )
     grown = grow(vae)
-    fit(grown, lambda rng: _loss(grown, pixels, foreground, rng), steps=outer_steps, lr=1e-3, state=work / "vae8.pt")
+    fit(
+        grown,
+        lambda rng: _loss(grown, pixels, foreground, rng),
+        steps=outer_steps,
+        lr=1e-3,
+        state=work / "vae8.pt",
+    )
     with torch.no_grad():
         latents = grown.encode(scaled(pixels[:1024])).latent_dist.mode()
     grown.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))

@@ -37,11 +37,15 @@ def test_a_window_mixes_its_shards() -> None:
 
 
 @pytest.mark.parametrize(("batch", "world"), [(4, 1), (2, 1), (1, 2), (2, 2), (1, 4)])
-def test_processes_and_accumulation_partition_the_same_global_batches(batch: int, world: int) -> None:
+def test_processes_and_accumulation_partition_the_same_global_batches(
+    batch: int, world: int
+) -> None:
     o = order()
     steps: list[set[int]] = [set() for _ in range(5)]
     for rank in range(world):
-        micro = list(o.micro_batches(first_step=2, last_step=5, batch=batch, rank=rank, world=world))
+        micro = list(
+            o.micro_batches(first_step=2, last_step=5, batch=batch, rank=rank, world=world)
+        )
         per_step = o.accumulation(batch, world)
         for i, positions in enumerate(micro):
             steps[2 + i // per_step] |= set(positions)
@@ -55,7 +59,8 @@ def test_sample_seeds_differ_by_position_and_by_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"global_batch": 26}, "less than one global batch"), ({"global_batch": 0}, "at least 1")]
+    ("changes", "message"),
+    [({"global_batch": 26}, "less than one global batch"), ({"global_batch": 0}, "at least 1")],
 )
 def test_impossible_batches_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):

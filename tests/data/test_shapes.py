@@ -10,7 +10,9 @@ def test_captions_parse_back() -> None:
         assert parse(scene.caption) == scene
 
 
-@pytest.mark.parametrize("caption", ["", "a dog", "a big red circle", "a big red circle on a red background"])
+@pytest.mark.parametrize(
+    "caption", ["", "a dog", "a big red circle", "a big red circle on a red background"]
+)
 def test_other_captions_are_refused(caption: str) -> None:
     with pytest.raises(InputError, match="shapes world"):
         parse(caption)

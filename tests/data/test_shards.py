@@ -11,14 +11,19 @@ from bksdm.data.index import build_index
 from bksdm.data.order import Order
 from bksdm.data.shards import ShardDataset, collate
 from bksdm.data.transforms import pixel_tensor
-from bksdm.models.teacher import embedded_folder
+from bksdm.models.source import embedded_folder
 
 
 def dataset(folder: Path, **changes: object) -> ShardDataset:
     index = build_index(f"{folder}/train-*.tar")
     order = Order(counts=index.counts, seed=3, global_batch=4)
     tokenizer = CLIPTokenizer.from_pretrained(embedded_folder("shapes") / "tokenizer")
-    settings = {"tokenizer": tokenizer, "resolution": 16, "flip": True, "caption_dropout": 0.5} | changes
+    settings = {
+        "tokenizer": tokenizer,
+        "resolution": 16,
+        "flip": True,
+        "caption_dropout": 0.5,
+    } | changes
     return ShardDataset(index, order, **settings)  # type: ignore[arg-type]
 
 
@@ -27,7 +32,9 @@ def test_workers_change_nothing_and_a_late_start_gives_the_tail(shards: Path, wo
     data = dataset(shards)
     batches = [range(i, i + 4) for i in range(0, 40, 4)]
     expected = [collate([data[p] for p in positions]) for positions in batches]
-    loaded = list(DataLoader(data, batch_sampler=batches[3:], num_workers=workers, collate_fn=collate))
+    loaded = list(
+        DataLoader(data, batch_sampler=batches[3:], num_workers=workers, collate_fn=collate)
+    )
     for found, wanted in zip(loaded, expected[3:], strict=True):
         assert torch.equal(found.pixels, wanted.pixels)
         assert torch.equal(found.tokens, wanted.tokens)
@@ -51,7 +58,9 @@ def test_half_of_the_pictures_are_flipped_and_only_when_asked(shards: Path) -> N
     assert 8 < sum(changed) < 32
 
 
-def test_a_bad_sample_is_replaced_and_said(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_sample_is_replaced_and_said(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = Path(shutil.copytree(shards, tmp_path / "own"))
     data = dataset(folder, flip=False)
     position = next(p for p in range(40) if data.order.sample(p) == (0, 5))

@@ -14,33 +14,44 @@ def noisy(target: torch.Tensor, weights: torch.Tensor) -> NoisyBatch:
 def test_terms_agree_with_a_double_loop() -> None:
     rng = torch.Generator().manual_seed(0)
     sample, target, answer = (torch.randn(3, 2, 2, 2, generator=rng) for _ in range(3))
-    features = [(torch.randn(3, n, generator=rng), torch.randn(3, n, generator=rng)) for n in (2, 5)]
+    features = [
+        (torch.randn(3, n, generator=rng), torch.randn(3, n, generator=rng)) for n in (2, 5)
+    ]
     weights = torch.tensor([1.0, 0.5, 2.0])
     student = Prediction(sample, tuple(s for s, _ in features))
     teacher = Prediction(answer, tuple(t for _, t in features))
     terms = distillation_terms(student, teacher, noisy(target, weights), normalise_features=False)
 
     def squared(a: torch.Tensor, b: torch.Tensor) -> list[float]:
-        return [(x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)]
+        return [
+            (x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)
+        ]
 
     task = [w * sum(squared(sample[i], target[i])) / 8 for i, w in enumerate(weights.tolist())]
     assert terms.task.item() == pytest.approx(sum(task) / 3, rel=1e-5)
     assert terms.output_kd.item() == pytest.approx(sum(squared(sample, answer)) / 24, rel=1e-5)
     layers = [sum(squared(s, t)) / s.numel() for s, t in features]
-    assert terms.feature_kd.item() == pytest.approx(sum(layers), rel=1e-5)  # summed over layers, not averaged
+    assert terms.feature_kd.item() == pytest.approx(
+        sum(layers), rel=1e-5
+    )  # summed over layers, not averaged
 
 
 def test_normalised_features_do_not_depend_on_scale() -> None:
     student, target = torch.randn(4, 6), torch.randn(4, 6)
     plain = feature_loss([student], [target], normalise=True)
-    torch.testing.assert_close(feature_loss([1000 * student], [1000 * target], normalise=True), plain)
+    torch.testing.assert_close(
+        feature_loss([1000 * student], [1000 * target], normalise=True), plain
+    )
     torch.testing.assert_close(plain, ((student - target) ** 2).sum() / (target**2).sum())
 
 
 def test_losses_are_fp32_even_from_bf16() -> None:
     half = torch.randn(2, 4, 2, 2, dtype=torch.bfloat16)
     terms = distillation_terms(
-        Prediction(half, (half,)), Prediction(half + 1, (half + 1,)), noisy(half, torch.ones(2)), normalise_features=False
+        Prediction(half, (half,)),
+        Prediction(half + 1, (half + 1,)),
+        noisy(half, torch.ones(2)),
+        normalise_features=False,
     )
     assert {value.dtype for value in vars(terms).values()} == {torch.float32}
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bksdm.errors import InputError
-from bksdm.models.teacher import Teacher, TeacherSource, load_teacher, unet_config
+from bksdm.models.source import TeacherSource, unet_config
+from bksdm.models.teacher import Teacher, load_teacher
 
 
 def source(path: Path | str) -> TeacherSource:

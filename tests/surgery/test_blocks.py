@@ -4,7 +4,14 @@ from diffusers import UNet2DConditionModel
 
 from bksdm.errors import InputError
 from bksdm.models.cost import parameter_count, unet_cost
-from bksdm.surgery.blocks import dropped_modules, empty_student, feature_pairs, remove_blocks, student_config, weight_map
+from bksdm.surgery.blocks import (
+    dropped_modules,
+    empty_student,
+    feature_pairs,
+    remove_blocks,
+    student_config,
+    weight_map,
+)
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan, identity
 from tests.conftest import WIDTH, tiny_unet
 from tests.golden import SD1, SD2
@@ -52,7 +59,9 @@ def test_published_macs() -> None:
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_keeping_everything_changes_nothing(kind: str) -> None:
     unet = tiny_unet(kind)
-    torch.testing.assert_close(run(remove_blocks(unet, plan=identity((2, 2, 2, 2)))), run(unet), rtol=0, atol=0)
+    torch.testing.assert_close(
+        run(remove_blocks(unet, plan=identity((2, 2, 2, 2)))), run(unet), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
@@ -75,7 +84,9 @@ def test_the_teacher_is_left_alone() -> None:
 
 
 def test_removing_the_mid_block_equals_making_it_the_identity() -> None:
-    """Independent of the weight map: the teacher's own forward, with a mid block that passes its input on."""
+    """Independent of the weight map: the teacher's own forward, with a mid block that passes its
+    input on.
+    """
     unet = tiny_unet("sd1")
     student = remove_blocks(unet, plan=BlockPlan(down=((0, 1), (0, 1), (0, 1), (0, 1)), mid=False))
     for layer in (unet.mid_block.resnets[0], unet.mid_block.resnets[1]):
@@ -89,7 +100,11 @@ def test_removing_the_mid_block_equals_making_it_the_identity() -> None:
 @pytest.mark.parametrize(
     ("plan", "student_name", "teacher_name"),
     [
-        (BASE, "up_blocks.1.attentions.1.proj_in.weight", "up_blocks.1.attentions.2.proj_in.weight"),
+        (
+            BASE,
+            "up_blocks.1.attentions.1.proj_in.weight",
+            "up_blocks.1.attentions.2.proj_in.weight",
+        ),
         (BASE, "up_blocks.0.resnets.1.conv1.weight", "up_blocks.0.resnets.2.conv1.weight"),
         (BASE, "down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv1.weight"),
         (TINY, "up_blocks.0.resnets.1.conv1.weight", "up_blocks.1.resnets.2.conv1.weight"),
@@ -101,13 +116,17 @@ def test_removing_the_mid_block_equals_making_it_the_identity() -> None:
 def test_published_weight_map(plan: BlockPlan, student_name: str, teacher_name: str) -> None:
     teacher = tiny_unet("sd1")
     student = remove_blocks(teacher, plan=plan)
-    assert weight_map(teacher, student, plan=plan, config=teacher.config)[student_name] == teacher_name
+    assert (
+        weight_map(teacher, student, plan=plan, config=teacher.config)[student_name] == teacher_name
+    )
     assert torch.equal(student.state_dict()[student_name], teacher.state_dict()[teacher_name])
 
 
 def test_feature_pairs_of_base_and_small_are_the_eight_stage_outputs() -> None:
     stages = [f"{side}_blocks.{i}" for side in ("down", "up") for i in range(4)]
-    assert feature_pairs(BASE, SD1) == feature_pairs(SMALL, SD1) == [(name, name) for name in stages]
+    assert (
+        feature_pairs(BASE, SD1) == feature_pairs(SMALL, SD1) == [(name, name) for name in stages]
+    )
 
 
 def test_feature_pairs_of_tiny_are_the_published_six() -> None:
@@ -125,8 +144,12 @@ def test_what_tiny_drops() -> None:
     teacher = tiny_unet("sd1")
     names = weight_map(teacher, remove_blocks(teacher, plan=TINY), plan=TINY, config=teacher.config)
     dropped = dropped_modules(teacher, names)
-    assert {"mid_block", "down_blocks.3", "up_blocks.0", "down_blocks.2.downsamplers.0"} <= set(dropped)
-    lost = parameter_count(teacher) - sum(teacher.state_dict()[name].numel() for name in names.values())
+    assert {"mid_block", "down_blocks.3", "up_blocks.0", "down_blocks.2.downsamplers.0"} <= set(
+        dropped
+    )
+    lost = parameter_count(teacher) - sum(
+        teacher.state_dict()[name].numel() for name in names.values()
+    )
     assert lost == sum(parameter_count(teacher.get_submodule(name)) for name in dropped)
 
 

@@ -20,9 +20,9 @@ Cli = Callable[..., int]
 def same_weights(a: Path, b: Path) -> bool:
     first, second = (read_checkpoint(RunFolder(path).checkpoint) for path in (a, b))
     averages = [content["callbacks"]["Ema"]["shadow_params"] for content in (first, second)]
-    return all(torch.equal(first["state_dict"][n], second["state_dict"][n]) for n in first["state_dict"]) and all(
-        torch.equal(x, y) for x, y in zip(*averages, strict=True)
-    )
+    return all(
+        torch.equal(first["state_dict"][n], second["state_dict"][n]) for n in first["state_dict"]
+    ) and all(torch.equal(x, y) for x, y in zip(*averages, strict=True))
 
 
 @pytest.fixture
@@ -60,9 +60,16 @@ def test_kill_9_then_the_same_command_gives_the_same_weights(
     assert same_weights(whole, tmp_path / "runs" / "killed")
 
 
-def test_sigterm_saves_exits_143_and_goes_on(run_cli: Cli, tiny_run: list[str], tmp_path: Path) -> None:
+def test_sigterm_saves_exits_143_and_goes_on(
+    run_cli: Cli, tiny_run: list[str], tmp_path: Path
+) -> None:
     # Checkpoints far apart: what is on disk afterwards is what the signal saved.
-    arguments = [*tiny_run, "trainer.max_steps=400", "trainer.validate_every_n_steps=400", "checkpoint.every_n_steps=400"]
+    arguments = [
+        *tiny_run,
+        "trainer.max_steps=400",
+        "trainer.validate_every_n_steps=400",
+        "checkpoint.every_n_steps=400",
+    ]
     process = start([*arguments, "name=stopped"], tmp_path)
     wait_for(tmp_path / "runs" / "stopped" / "metrics.csv", process)
     time.sleep(3)
@@ -76,7 +83,9 @@ def test_sigterm_saves_exits_143_and_goes_on(run_cli: Cli, tiny_run: list[str], 
     assert not folder.student.exists()
 
 
-@pytest.mark.parametrize("changes", [[], ["data.workers=2"], ["data.batch_size=8"], ["data.batch_size=2"]])
+@pytest.mark.parametrize(
+    "changes", [[], ["data.workers=2"], ["data.batch_size=8"], ["data.batch_size=2"]]
+)
 def test_resume_at_a_step_with_other_workers_and_micro_batches(
     run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path, changes: list[str]
 ) -> None:
@@ -88,12 +97,16 @@ def test_resume_at_a_step_with_other_workers_and_micro_batches(
     assert run_cli(*arguments, *changes) == 0
     if not any("batch_size" in change for change in changes):
         assert same_weights(whole, folder.path)  # bit for bit
-    expected, found = (load_student(RunFolder(path).checkpoint).state_dict() for path in (whole, folder.path))
+    expected, found = (
+        load_student(RunFolder(path).checkpoint).state_dict() for path in (whole, folder.path)
+    )
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-5)
 
 
-def test_metrics_survive_a_resume(run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path) -> None:
+def test_metrics_survive_a_resume(
+    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
+) -> None:
     folder = RunFolder(whole)
     before = folder.metrics.read_text().splitlines()
     kept = read_checkpoint(folder.checkpoint)
@@ -115,7 +128,13 @@ def test_a_checkpoint_has_plain_types_and_no_teacher(whole: Path) -> None:
     def tensors(value: object) -> int:
         if isinstance(value, torch.Tensor):
             return value.numel()
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+        parts = (
+            value.values()
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, list | tuple)
+            else []
+        )
         return sum(map(tensors, parts))
 
     # student, its average, two Adam moments; step counts are single numbers
@@ -124,7 +143,9 @@ def test_a_checkpoint_has_plain_types_and_no_teacher(whole: Path) -> None:
     assert content["bksdm"]["data"]["index"]
 
 
-def test_a_finished_run_says_so(run_cli: Cli, tiny_run: list[str], whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_says_so(
+    run_cli: Cli, tiny_run: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stamp = RunFolder(whole).checkpoint.stat().st_mtime_ns
     assert run_cli(*tiny_run, "name=whole") == 0
     assert "is finished: 4 steps" in capsys.readouterr().out
@@ -142,14 +163,22 @@ def test_another_configuration_under_the_same_name_is_refused(
 
 
 def test_other_data_is_refused(
-    run_cli: Cli, tiny_run: list[str], sd1_folder: Path, tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    run_cli: Cli,
+    tiny_run: list[str],
+    sd1_folder: Path,
+    tmp_path: Path,
+    shards: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     del sd1_folder
     own = tmp_path / "own"
     own.mkdir()
     for path in shards.glob("*.tar"):
         (own / path.name).write_bytes(path.read_bytes())
-    arguments = [a.replace(str(shards), str(own)) for a in tiny_run] + ["name=moved", "trainer.max_steps=2"]
+    arguments = [a.replace(str(shards), str(own)) for a in tiny_run] + [
+        "name=moved",
+        "trainer.max_steps=2",
+    ]
     assert run_cli(*arguments) == 0
     (own / "train-00000.tar").write_bytes((own / "validation-00000.tar").read_bytes())
     folder = RunFolder(tmp_path / "runs" / "moved")

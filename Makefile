@@ -1,0 +1,64 @@
+# Every target makes what it needs: on a fresh machine `make train-small` alone runs the main job.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+RUNS ?= runs
+ARGS ?=
+
+# The versions that CI installs; unset it (make setup CONSTRAINTS=) to take what setup.cfg allows.
+CONSTRAINTS ?= constraints.txt
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data train-base train-small train-tiny ablation test lint types imports same-loss bench assets clean
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),$(TORCH),torch)
+	$(BIN)/pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	touch $@
+
+setup: $(STAMP)  ## Make .venv with everything
+
+data/shapes/.done: $(STAMP)
+	$(BIN)/bksdm prepare
+	touch $@
+
+data: data/shapes/.done  ## Draw the embedded world's shards
+
+train-base train-small train-tiny: train-%: data/shapes/.done  ## Cut a student from the embedded teacher, distil, evaluate
+	$(BIN)/bksdm train student=$* runs_dir=$(RUNS) $(ARGS)
+
+ablation: data/shapes/.done  ## Three seeds: init, distillation and size at equal steps (EXPERIMENTS.md)
+	$(BIN)/python -m scripts.ablation $(ARGS)
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## Check types
+	$(BIN)/mypy
+
+imports: $(STAMP)  ## Check that imports run downward
+	$(BIN)/lint-imports
+
+same-loss: data/shapes/.done  ## Compare 10 steps' losses with the recorded ones: a refactor must not change them
+	$(BIN)/python -m scripts.same_loss $(ARGS)
+
+bench: data/shapes/.done  ## Training step through the trainer against a bare loop
+	$(BIN)/python -m bench.step $(ARGS)
+
+assets: $(STAMP)  ## Train the embedded world's networks anew (hours on two cores; resumable)
+	for stage in outline vae text cache; do $(BIN)/python -m scripts.assets $$stage || exit 1; done
+	$(BIN)/torchrun --nproc_per_node 2 -m scripts.assets unet
+	for stage in pack score; do $(BIN)/python -m scripts.assets $$stage || exit 1; done
+
+clean:  ## Remove the environment, drawn data and caches; runs stay
+	rm -rf $(VENV) data/shapes build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,150 @@
+"""Where a teacher comes from, and its U-Net's config, without loading weights.
+
+Knows diffusers' folder layout and the Hub. Knows nothing of plans, losses or training.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+)
+
+from bksdm.errors import InputError
+
+EMBEDDED: Final = "embedded:"
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of a teacher that the package carries."""
+    return Path(str(files("bksdm.assets") / name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSource:
+    """Where a teacher comes from.
+
+    Attributes:
+        name: short name, for run names and tables.
+        path: a diffusers folder, a Hub id, or "embedded:NAME".
+        revision: branch, tag or commit on the Hub.
+        weights: "pretrained", or "random" for a dry run at real size (then `architecture` is
+            needed, and the tokenizer is the embedded world's).
+        architecture: configs of `unet`, `vae`, `text_encoder` and `scheduler` of a named teacher,
+            so that plans and dry runs need no download.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: Mapping[str, Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("pretrained", "random"):
+            raise InputError(f"teacher.weights={self.weights!r}: expected 'pretrained' or 'random'")
+        if self.weights == "random" and self.architecture is None:
+            raise InputError(
+                f"teacher.weights=random needs a named teacher (sd14, sd15, ...), got {self.path!r}"
+            )
+
+    @property
+    def location(self) -> str:
+        """What diffusers' and transformers' `from_pretrained` take."""
+        if self.path.startswith(EMBEDDED):
+            return str(embedded_folder(self.path.removeprefix(EMBEDDED)))
+        return self.path
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What a checkpoint remembers of its teacher, to be compared when it resumes."""
+        return {"path": self.path, "revision": self.revision, "weights": self.weights}
+
+
+def unet_config(source: TeacherSource) -> dict[str, Any]:
+    """Config of the teacher's U-Net; for a named teacher without touching disk or network.
+
+    Raises:
+        InputError: not there, or not a Stable Diffusion U-Net.
+    """
+    if source.architecture is not None:
+        return _filled(source.architecture["unet"])
+    return _filled(_read_unet_config(source))
+
+
+def _read_unet_config(source: TeacherSource) -> dict[str, Any]:
+    folder = Path(source.location)
+    if (
+        source.path.startswith(EMBEDDED)
+        or folder.is_dir()
+        or source.path.startswith((".", "/", "~"))
+    ):
+        path = folder / "unet" / "config.json"
+        if not path.is_file():
+            if (folder / "transformer" / "config.json").is_file():
+                raise InputError(
+                    f"teacher {source.path} is a transformer, not a U-Net; expected a Stable"
+                    " Diffusion 1 or 2"
+                )
+            raise InputError(
+                f"teacher {source.path}: no {path}; expected a diffusers folder or a Hub id"
+            )
+    else:
+        path = Path(_download_unet_config(source))
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
+
+
+def _download_unet_config(source: TeacherSource) -> str:
+    try:
+        return hf_hub_download(source.path, "unet/config.json", revision=source.revision)
+    except GatedRepoError as error:
+        raise InputError(
+            f"teacher {source.path} is gated: accept its licence on the Hub, then log in with `hf"
+            " auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"teacher {source.path}: no such repository on the Hub (or it is private: log in with"
+            " `hf auth login`)"
+        ) from error
+    except EntryNotFoundError as error:
+        raise InputError(
+            f"teacher {source.path}: no unet/config.json, so not a U-Net pipeline, or neither"
+            " cached nor reachable; expected a Stable Diffusion 1 or 2 in diffusers format"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(
+            f"teacher {source.path}: neither a local folder nor reachable on the Hub"
+            f" ({first_line(error)})"
+        ) from error
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with diffusers' defaults filled in; refuses what no block plan can cut."""
+    kind = config.get("_class_name", "UNet2DConditionModel")
+    if kind != "UNet2DConditionModel":
+        raise InputError(f"the teacher's denoiser is a {kind}; expected a UNet2DConditionModel")
+    if config.get("addition_embed_type"):
+        raise InputError(
+            "the teacher is an SDXL-like U-Net with added conditions; expected Stable Diffusion 1"
+            " or 2"
+        )
+    with torch.device("meta"):
+        filled = dict(UNet2DConditionModel.from_config(dict(config)).config)
+    return {name: value for name, value in filled.items() if not name.startswith("_")}
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
