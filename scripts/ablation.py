@@ -90,15 +90,20 @@ def _score(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, flo
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-        score = [sys.executable, "-m", "scripts.ablation_score", str(run), str(arguments.prompts)]
-        subprocess.run(score, check=True, stdout=subprocess.DEVNULL, env=environment)
+        score = ["-m", "scripts.ablation_score", str(run), str(arguments.prompts)]
+        subprocess.run(
+            [sys.executable, *score], check=True, stdout=subprocess.DEVNULL, env=environment
+        )
     return dict(json.loads(result.read_text()))
 
 
 def _spread(values: list[dict[str, float]], key: str) -> str:
     numbers = [value[key] for value in values]
     digits = 1 if key in ("all", "shape") else 4
-    return f"{statistics.mean(numbers):.{digits}f} ({min(numbers):.{digits}f} - {max(numbers):.{digits}f})"
+    mean, low, high = (
+        f"{value:.{digits}f}" for value in (statistics.mean(numbers), min(numbers), max(numbers))
+    )
+    return f"{mean} ({low} - {high})"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
@@ -76,7 +77,7 @@ def run(config: DictConfig) -> int:
         f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
     )
     if config.evaluation:
-        before = cut(teacher, plan, init=config.method.init)
+        before = cut(teacher, plan, init=config.method.init, seed=config.seed)
         unets = {"teacher": teacher.unet, "student before": before, "student after": student}
         compare_models(unets, teacher, built(config.evaluation, ShapesProtocol), out=folder.results)
     grids = sorted(folder.samples.glob("step_*.png"))
@@ -86,7 +87,7 @@ def run(config: DictConfig) -> int:
 
 
 def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
-    """Start a run's folder, or refuse to go on with one that has another configuration.
+    """Refuse to go on with a run that has another configuration.
 
     Raises:
         InputError: with the differing keys.
@@ -101,15 +102,15 @@ def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
             )
 
 
-def cut(teacher: Teacher, plan: BlockPlan, *, init: str) -> UNet2DConditionModel:
-    """The student before training."""
-    if init not in ("teacher", "random"):
+def cut(teacher: Teacher, plan: BlockPlan, *, init: str, seed: int) -> UNet2DConditionModel:
+    """The student before training; with init="random", weights are a function of the seed."""
+    if init == "teacher":
+        return remove_blocks(teacher.unet, plan=plan)
+    if init != "random":
         raise InputError(f"method.init={init}: expected teacher or random")
-    return (
-        remove_blocks(teacher.unet, plan=plan)
-        if init == "teacher"
-        else empty_student(teacher.unet.config, plan)
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return empty_student(teacher.unet.config, plan)
 
 
 def _distil(
@@ -122,24 +123,46 @@ def _distil(
     folder: RunFolder,
 ) -> int:
     data = built(config.data, ShardDataModule, seed=config.seed, tokenizer=teacher.tokenizer)
-    if data_resolution(config) % (teacher.latent_factor * 2 ** (plan.stages - 1)):
-        raise InputError(
-            f"data.resolution={config.data.resolution}: expected a multiple of"
-            f" {teacher.latent_factor * 2 ** (plan.stages - 1)}"
-        )
+    _check_resolution(int(config.data.resolution), teacher, plan)
+    module = _module(config, teacher, plan, data)
+    ema = Ema(decay=config.ema_decay)
+    samples = SampleGrid(
+        folder.samples,
+        prompts=from_texts(list(config.samples.prompts), seed=config.samples.seed),
+        sampling=built(config.samples.sampling, Sampling),
+        every_n_steps=config.samples.every_n_steps,
+        before=cut(teacher, plan, init=config.method.init, seed=config.seed),
+        ema=ema,
+    )
+    checkpoints = Checkpoints(folder.checkpoint, **plain(config.checkpoint))
     # Last, so that a refused run leaves nothing behind.
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(yaml.safe_dump(values, sort_keys=False))
-    module = Distillation(
-        cut(teacher, plan, init=config.method.init),
+    folder.write_config(yaml.safe_dump(values, sort_keys=False))
+    received = fit(
+        module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
+    )
+    if received is None:
+        return 0
+    print(
+        f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; "
+        "the same command goes on"
+    )
+    return 128 + received
+
+
+def _module(
+    config: DictConfig, teacher: Teacher, plan: BlockPlan, data: ShardDataModule
+) -> Distillation:
+    method = config.method
+    return Distillation(
+        cut(teacher, plan, init=method.init, seed=config.seed),
         teacher,
         pairs=feature_pairs(plan, teacher.unet.config),
-        weights=built(config.method.weights, LossWeights),
+        weights=built(method.weights, LossWeights),
         optimizer=built(config.optimizer, OptimizerSettings),
-        normalise_features=config.method.normalise_features,
-        min_snr_gamma=config.method.min_snr_gamma,
-        gradient_clip=config.method.gradient_clip,
-        gradient_checkpointing=config.method.gradient_checkpointing,
+        normalise_features=method.normalise_features,
+        min_snr_gamma=method.min_snr_gamma,
+        gradient_clip=method.gradient_clip,
+        gradient_checkpointing=method.gradient_checkpointing,
         identity={
             "plan": plan.to_json(),
             "student_config": student_config(teacher.unet.config, plan),
@@ -148,32 +171,12 @@ def _distil(
             "versions": {name: version(name) for name in _PACKAGES},
         },
     )
-    ema = Ema(decay=config.ema_decay)
-    samples = SampleGrid(
-        folder.samples,
-        prompts=from_texts(list(config.samples.prompts), seed=config.samples.seed),
-        sampling=built(config.samples.sampling, Sampling),
-        every_n_steps=config.samples.every_n_steps,
-        before=cut(teacher, plan, init=config.method.init),
-        ema=ema,
-    )
-    checkpoints = Checkpoints(
-        folder.checkpoint,
-        every_n_steps=config.checkpoint.every_n_steps,
-        keep_every_n_steps=config.checkpoint.keep_every_n_steps,
-    )
-    received = fit(
-        module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
-    )
-    if received is not None:
-        print(
-            f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; the"
-            " same command goes on"
+
+
+def _check_resolution(resolution: int, teacher: Teacher, plan: BlockPlan) -> None:
+    unit = teacher.latent_factor * 2 ** (plan.stages - 1)
+    if resolution < unit or resolution % unit:
+        raise InputError(
+            f"data.resolution={resolution}: expected a multiple of {unit}, as the VAE and "
+            f"{plan.stages} stages halve it"
         )
-        return 128 + received
-    return 0
-
-
-def data_resolution(config: DictConfig) -> int:
-    """Side of the training pictures in pixels."""
-    return int(config.data.resolution)

@@ -43,6 +43,13 @@ class RunFolder:
         """The resolved configuration."""
         return self.path / "config.yaml"
 
+    def write_config(self, text: str) -> None:
+        """Make the folder and write its configuration, all or nothing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.config.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self.config)
+
     @property
     def checkpoint(self) -> Path:
         """The checkpoint that a resumed run starts from."""

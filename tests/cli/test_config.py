@@ -1,0 +1,95 @@
+"""The config tree is the table of contents of the program, so all of it is composed."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bksdm.conf
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from bksdm.cli.main import VERBS
+
+CONF = Path(bksdm.conf.__file__).parent
+GROUPS = {
+    folder.name: sorted(f.stem for f in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir()
+}
+GIVEN_BY_CODE = {"seed", "tokenizer"}  # what `cli.train` adds to the data's settings
+OF_TRAIN = [
+    (group, name) for group, names in GROUPS.items() for name in names if group != "__pycache__"
+]
+
+
+def composed(verb: str, *overrides: str) -> DictConfig:
+    with initialize_config_module("bksdm.conf", version_base="1.3"):
+        config = compose(verb, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_composes(verb: str) -> None:
+    assert composed(verb)
+
+
+@pytest.mark.parametrize(("group", "name"), OF_TRAIN)
+def test_every_option_composes_and_every_target_binds(group: str, name: str) -> None:
+    config = composed("train", f"{group}={name}")
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    found = list(targets({key: value for key, value in values.items() if key != "hydra"}))
+    assert found
+    for node in found:
+        module, _, attribute = node["_target_"].rpartition(".")
+        assert module.startswith("bksdm."), node["_target_"]
+        target = getattr(importlib.import_module(module), attribute)
+        given = {key: value for key, value in node.items() if key != "_target_"}
+        extra = dict.fromkeys(GIVEN_BY_CODE) if attribute == "ShardDataModule" else {}
+        inspect.signature(target).bind(**given, **extra)
+
+
+def test_the_published_recipe_is_the_published_recipe() -> None:
+    config = composed("train", "teacher=sd14", "experiment=bk_sdm")
+    assert dict(config.method.weights) | {"_target_": 0} == {
+        "_target_": 0,
+        "task": 1,
+        "output_kd": 1,
+        "feature_kd": 1,
+    }
+    assert not config.method.normalise_features
+    assert config.method.min_snr_gamma is None
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (5e-5, 1e-2)
+    assert list(config.optimizer.betas) == [0.9, 0.999]
+    assert (config.optimizer.schedule, config.optimizer.warmup_steps) == ("constant", 0)
+    assert (config.data.global_batch, config.trainer.max_steps) == (256, 50_000)
+    assert (config.data.flip, config.data.caption_dropout, config.data.resolution) == (
+        True,
+        0.0,
+        512,
+    )
+    assert (config.ema_decay, config.method.gradient_clip) == (0.9999, 1.0)
+
+
+def test_every_experiment_opens_with_a_lab_note() -> None:
+    for path in (CONF / "experiment").glob("*.yaml"):
+        head = path.read_text().splitlines()[1]
+        assert head.startswith("# bksdm train"), path
+
+
+def test_every_option_says_what_it_is() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert "#" in path.read_text(), path

@@ -1,0 +1,147 @@
+"""Bad input: exit code 2, one line on stderr that names the value and the remedy, nothing lost."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bksdm.cli.main import VERBS, follow_teacher
+from bksdm.errors import InputError
+
+Cli = Callable[..., int]
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_help_lists_every_verb(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fly"], ["'fly'", "train"]),
+        (["train", "student=huge"], ["student/huge", "tiny"]),
+        (["train", "teacher=sd41"], ["sd41", "sd14", "Hub id"]),
+        (["train", "optimizer.lrr=1"], ["lrr"]),
+        (["train", "trainer.max_steps=0"], ["max_steps=0", "at least 1"]),
+        (["train", "data.shards=/no/such/shard.tar"], ["/no/such/shard.tar", "bksdm prepare"]),
+        (["train", "optimizer.lr=-1"], ["optimizer.lr=-1"]),
+        (["train", "method.init=magic"], ["magic", "teacher or random"]),
+        (["plan", "teacher=sd14", "student.down=[[0],[0],[0],[0],[0]]"], ["5 stages", "has 4"]),
+        (["plan", "teacher=sd14", "student.down=[[0,2],[0],[0],[0]]"], ["layer 2 of down stage 0"]),
+        (["plan", "teacher=sd14", "student.down=3"], ["down=3"]),
+        (["plan", "format=xml"], ["xml", "json"]),
+        (["plan", "teacher=/no/such/folder"], ["/no/such/folder"]),
+        (["generate", "model=/no/such/model", "prompt=x"], ["/no/such/model"]),
+        (["generate", "model=shapes"], ["prompt"]),
+        (["evaluate", "model=nobody/nothing", "baseline=null"], ["nobody/nothing"]),
+        (["export", "run=runs/none"], ["runs/none"]),
+        (["prepare", "train_samples=0"], ["train_samples=0"]),
+        (["prepare", "train_samples=ten"], ["ten"]),
+        (["prepare", "source=coco"], ["coco", "shapes"]),
+    ],
+)
+def test_bad_input_gets_one_line(
+    run_cli: Cli,
+    shards: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    if arguments[0] == "train" and "data.shards" not in arguments[-1]:
+        arguments = [
+            *arguments,
+            f"data.shards={shards}/train-*.tar",
+            f"data.validation_shards={shards}/validation-*.tar",
+            "data.global_batch=8",
+            "data.batch_size=8",
+        ]
+    assert run_cli(*arguments) == 2
+    line = refused(capsys)
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_said(
+    run_cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / "train-00000.tmp").symlink_to("/dev/full")  # every write to it finds no space
+    assert run_cli("prepare", "folder=full", "train_samples=2000", "validation_samples=1") == 2
+    assert "no space left" in refused(capsys)
+    assert not (folder / "train-00000.tar").exists()
+
+
+def test_prepare_is_resumable_and_never_mixes_settings(
+    run_cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "prepare",
+        "folder=data",
+        "train_samples=20",
+        "validation_samples=4",
+        "samples_per_shard=8",
+    ]
+    assert run_cli(*arguments) == 0
+    paths = sorted((tmp_path / "data").glob("*.tar"))
+    first = {path.name: path.read_bytes() for path in paths}
+    paths[1].unlink()
+    assert run_cli(*arguments) == 0
+    assert {path.name: path.read_bytes() for path in paths} == first
+    capsys.readouterr()
+    assert run_cli(*arguments, "seed=7") == 2
+    assert "seed was 100" in refused(capsys)
+
+
+def test_the_experiment_follows_the_teacher() -> None:
+    assert follow_teacher("train", ["teacher=sd14"]) == ["teacher=sd14", "experiment=bk_sdm"]
+    assert follow_teacher("train", ["teacher=shapes"]) == ["teacher=shapes"]
+    assert follow_teacher("plan", ["teacher=sd14"]) == ["teacher=sd14"]
+    assert follow_teacher("train", ["teacher=sd14", "experiment=shapes"])[-1] == "experiment=shapes"
+    assert follow_teacher("plan", ["teacher=a/b"]) == [
+        "teacher=pretrained",
+        "teacher.path='a/b'",
+        "teacher.name='b'",
+    ]
+    with pytest.raises(InputError, match="sd99"):
+        follow_teacher("plan", ["teacher=sd99"])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "parameters"),
+    [("sd14", "tiny", (859_520_964, 323_384_964)), ("sd21", "small", (865_910_724, 485_787_524))],
+)
+def test_plan_as_json(
+    run_cli: Cli,
+    capsys: pytest.CaptureFixture[str],
+    teacher: str,
+    student: str,
+    parameters: tuple[int, int],
+) -> None:
+    assert run_cli("plan", f"teacher={teacher}", f"student={student}", "format=json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["teacher"]["parameters"], result["student"]["parameters"]) == parameters
+    assert set(result) == {"teacher", "student", "weights", "dropped", "feature_pairs"}
+    assert set(result["student"]) == {"parameters", "macs", "macs_published", "config"}
+    assert result["weights"]["conv_in.weight"] == "conv_in.weight"
+    assert len(result["feature_pairs"]) == (6 if student == "tiny" else 8)
+    assert "mid_block" in result["dropped"]
+
+
+def test_plan_as_text_draws_any_pattern(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("plan", "teacher=sd14", "student=base", "student.down=[[0],[0,1],[0],[0]]") == 0
+    text = capsys.readouterr().out
+    assert "down 0  [# RA] [. RA]" in text
+    assert "down 1  [# RA] [# RA]" in text
+    assert "618,662,404" in text
