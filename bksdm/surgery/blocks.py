@@ -59,6 +59,11 @@ def check(plan: BlockPlan, config: Config) -> None:
             f"the plan keeps the mid block ({channels[-1]} channels) behind a stage of"
             f" {channels[plan.stages - 1]}; use student.mid=false, or keep the innermost stage"
         )
+    if channels[plan.stages - 1] != channels[min(plan.stages, len(layers) - 1)]:
+        raise InputError(
+            f"stage {plan.stages} ({channels[plan.stages]} channels) cannot go from behind one of "
+            f"{channels[plan.stages - 1]}; only stages of equal channels can go"
+        )
     if config.get("reverse_transformer_layers_per_block"):
         raise InputError(
             "a U-Net with reverse_transformer_layers_per_block is not symmetric: no block plan"

@@ -22,10 +22,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from bksdm.evaluation.attributes import OutlineNet
 
-from . import outline, text, unet, vae
+from . import outline, score, text, unet, vae
 
-STEPS = {"outline": 1000, "vae_inner": 6000, "vae_outer": 1800, "text": 1500, "unet": 7000}
-LAYOUT = unet.Layout((64, 96, 96, 64), (False, True, True, False))
+STEPS = {"outline": 1000, "vae_inner": 6000, "vae_outer": 1800, "text": 1500, "unet": 3200}
+# The two inner stages have one width, as in Stable Diffusion: else Tiny's weights would not fit.
+LAYOUT = unet.Layout((64, 96, 80, 80), (False, True, True, False))
 BATCH, LR = 64, 1.2e-3  # a process
 PICTURES = 60_000
 
@@ -33,19 +34,18 @@ PICTURES = 60_000
 def main() -> None:
     """Make one stage, or pack them all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=["outline", "vae", "text", "cache", "unet", "pack"])
+    parser.add_argument("stage", choices=[*STAGES, "pack", "score"])
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--out", type=Path, default=Path("bksdm/assets/shapes"))
     arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    {
-        "outline": make_outline,
-        "vae": make_vae,
-        "text": make_text,
-        "cache": make_cache,
-        "unet": make_unet,
-    }.get(arguments.stage, lambda work: pack(work, arguments.out))(arguments.work)
+    if arguments.stage == "pack":
+        pack(arguments.work, arguments.out)
+    elif arguments.stage == "score":
+        score.write_card(arguments.out)
+    else:
+        STAGES[arguments.stage](arguments.work)
 
 
 def make_outline(work: Path) -> None:
@@ -109,7 +109,7 @@ def pack(work: Path, out: Path) -> None:
     pipeline.to(torch.float16).save_pretrained(out)
     net = OutlineNet()
     net.load_state_dict(load_file(work / "outline.safetensors"))
-    save_file(net.state_dict(), out / "outline.safetensors")
+    save_file(net.half().state_dict(), out / "outline.safetensors")
     print(
         f"{sum(file.stat().st_size for file in out.rglob('*') if file.is_file()) / 2**20:.1f} MiB"
         f" in {out}"
@@ -121,6 +121,15 @@ def _text_parts(work: Path) -> dict[str, CLIPTokenizer | CLIPTextModel]:
         "tokenizer": CLIPTokenizer.from_pretrained(work / "tokenizer"),
         "encoder": CLIPTextModel.from_pretrained(work / "text_encoder").eval(),
     }
+
+
+STAGES = {
+    "outline": make_outline,
+    "vae": make_vae,
+    "text": make_text,
+    "cache": make_cache,
+    "unet": make_unet,
+}
 
 
 if __name__ == "__main__":

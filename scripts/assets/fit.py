@@ -50,7 +50,8 @@ def fit(
 
     model.train()
     begin = saved_at = time.monotonic()
-    for step in range(first, min(steps, stop_after or steps)):
+    last = min(steps, stop_after or steps)
+    for step in range(first, last):
         value = loss(torch.Generator().manual_seed(step * world + rank))
         optimizer.zero_grad()
         value.backward()
@@ -72,7 +73,7 @@ def fit(
                 value.item(),
                 rate,
             )
-        if now - saved_at > SAVE_EVERY_SECONDS or step + 1 == steps:
+        if now - saved_at > SAVE_EVERY_SECONDS or step + 1 == last:
             temporary = state.with_suffix(".tmp")
             torch.save(
                 {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1},

@@ -159,6 +159,7 @@ def test_what_tiny_drops() -> None:
         (BlockPlan(down=((0,),) * 5, mid=True), "keeps 5 stages"),
         (BlockPlan(down=((0, 2), (0,), (0,), (0,)), mid=True), "layer 2 of down stage 0"),
         (BlockPlan(down=((0,), (0,)), mid=True), "mid block"),
+        (BlockPlan(down=((0,), (0,)), mid=False), "only stages of equal channels"),
     ],
 )
 def test_a_plan_for_another_unet_is_refused(plan: BlockPlan, message: str) -> None:
