@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from bksdm.data.shapes import COLORS, IMAGE_SIZE, RELATIONS, SHAPES, SIZES, Scene, Thing, parse
+from bksdm.errors import InputError
 
 # N pictures, K palette colours, H W pixels
 MIN_AREA: Final = 40  # pixels; the smallest real object (a small cross) covers 160
@@ -54,16 +55,11 @@ class Blobs:
     """The main blob of every palette colour in N pictures."""
 
     background: Tensor  # (N,) palette index of the most frequent colour
+    present_NK: Tensor  # bool, colours that have an object (the background has none)
     masks_NKHW: Tensor  # bool
     stray_NK: Tensor  # pixels of the colour outside its main blob
     centers_NK2: Tensor  # x, y in pixels
     boxes_NK4: Tensor  # left, top, right, bottom in pixels, exclusive
-
-    @property
-    def present_NK(self) -> Tensor:
-        """Which colours have an object (the background is none)."""
-        present = self.masks_NKHW.sum((2, 3)) >= MIN_AREA
-        return present.scatter(1, self.background[:, None], value=False)
 
 
 def blobs(pixels: Tensor) -> Blobs:
@@ -83,7 +79,11 @@ def blobs(pixels: Tensor) -> Blobs:
     grid = torch.arange(IMAGE_SIZE) + 0.5
     x = (masks_NKHW.sum(2) * grid).sum(2) / area
     y = (masks_NKHW.sum(3) * grid).sum(2) / area
-    return Blobs(background, masks_NKHW, stray_NK, torch.stack([x, y], dim=2), boxes_NK4)
+    present_NK = masks_NKHW.sum((2, 3)) >= MIN_AREA
+    present_NK.scatter_(1, background[:, None], value=False)
+    return Blobs(
+        background, present_NK, masks_NKHW, stray_NK, torch.stack([x, y], dim=2), boxes_NK4
+    )
 
 
 def outlines(masks: Tensor, boxes: Tensor) -> Tensor:
@@ -109,14 +109,14 @@ def attribute_scores(pixels: Tensor, captions: Sequence[str], net: OutlineNet) -
         net: the trained outline network.
 
     Raises:
-        ValueError: pictures of another size, or a caption outside the grammar.
+        InputError: pictures of another size, or a caption outside the grammar.
     """
     if (
         pixels.dtype != torch.uint8
         or pixels.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE)
         or len(pixels) != len(captions)
     ):
-        raise ValueError(
+        raise InputError(
             f"expected {len(captions)} uint8 pictures of 3x64x64, got {pixels.dtype}"
             f" {tuple(pixels.shape)}"
         )

@@ -88,16 +88,16 @@ tags: [stable-diffusion, synthetic, tiny]
 A Stable-Diffusion-shaped pipeline for 64x64 pictures of the shapes world
 (`bksdm/data/shapes.py`): one or two coloured shapes in a relation on a plain background. Stock
 diffusers and transformers classes, fp16 safetensors, {size:.1f} MB with the scoring network
-(`outline.safetensors`). Trained on pictures that the code draws, by `make assets`; no other data, no
-other weights. Apache-2.0.
+(`outline.safetensors`). Trained on pictures that the code draws, by `make assets`; no other
+data, no other weights. Apache-2.0.
 
 Use: tests, teaching, regression of methods. Not for anything outside this world: it says nothing
 of how a method does on photographs.
 
 ## Scores
 
-`make assets` prints and writes this. DPM-Solver, 25 steps, guidance 3, one seed a prompt; "held out"
-are prompts with a (shape, colour) pair that no training picture has.
+`make assets` prints and writes this. DPM-Solver, 25 steps, guidance 3, one seed a prompt;
+"held out" are prompts with a (shape, colour) pair that no training picture has.
 
 {scores}
 
