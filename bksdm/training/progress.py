@@ -1,45 +1,75 @@
-"""Progress without a terminal: a line now and then, with rate and time left."""
+"""Progress in optimiser steps: a bar on a terminal, else a line now and then. Both tell rate and
+time left.
+"""
 
+import sys
 import time
-from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
+from tqdm import tqdm
+
+from bksdm.training.distill import ends_step
 
 
-class ProgressLines(pl.Callback):
-    """Prints step, loss, rates and time left every `seconds`."""
+class Progress(pl.Callback):
+    """A tqdm bar over optimiser steps; without a terminal its line is printed every `seconds`."""
 
     def __init__(self, *, seconds: float, global_batch: int) -> None:
         self.seconds = seconds
         self.global_batch = global_batch
-        self._first = (0, 0.0)
-        self._last = 0.0
+        self.interactive = sys.stdout.isatty()
+        self._bar: tqdm[Any] | None = None
+        self._first = 0
+        self._begin = self._printed = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rates count from here."""
         del pl_module
-        self._last = time.monotonic()
-        self._first = (trainer.global_step, self._last)
+        self._first, self._begin = trainer.global_step, time.monotonic()
+        self._printed = self._begin
+        if self.interactive and trainer.is_global_zero:
+            self._bar = tqdm(
+                total=trainer.max_steps,
+                initial=self._first,
+                desc="distil",
+                unit="step",
+                dynamic_ncols=True,
+            )
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """A line, if it is time."""
-        del pl_module, outputs, args
-        now = time.monotonic()
-        step = trainer.global_step
-        if not trainer.is_global_zero or (
-            now - self._last < self.seconds and step < trainer.max_steps
-        ):
+        """One step further."""
+        del pl_module, outputs, batch
+        if not trainer.is_global_zero or not ends_step(trainer, batch_idx):
             return
-        self._last = now
-        rate = (step - self._first[0]) / max(now - self._first[1], 1e-9)
-        left = timedelta(seconds=round((trainer.max_steps - step) / max(rate, 1e-9)))
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update()
+        if now - self._printed < self.seconds and trainer.global_step < trainer.max_steps:
+            return
+        self._printed = now
+        rate = (trainer.global_step - self._first) / max(now - self._begin, 1e-9)
         loss = trainer.callback_metrics.get("train/loss")
-        value = "" if loss is None else f", loss {loss.item():.4f}"
-        print(  # noqa: T201
-            f"step {step}/{trainer.max_steps}{value}, {rate:.2f} steps/s,"
-            f" {rate * self.global_batch:.1f} images/s, {left} left",
-            flush=True,
-        )
+        shown = {"images/s": f"{rate * self.global_batch:.1f}"}
+        if loss is not None:
+            shown["loss"] = f"{loss.item():.4f}"
+        if self._bar is not None:
+            self._bar.set_postfix(shown)
+            return
+        left = tqdm.format_interval((trainer.max_steps - trainer.global_step) / max(rate, 1e-9))
+        words = ", ".join(f"{name} {value}" for name, value in shown.items())
+        line = f"step {trainer.global_step}/{trainer.max_steps}, {words}, {left} left"
+        print(line, flush=True)  # noqa: T201
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the bar as it is."""
+        del trainer, pl_module, stage
+        if self._bar is not None:
+            self._bar.close()

@@ -10,7 +10,6 @@ from signal import Signals
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from bksdm.data.datamodule import ShardDataModule
@@ -18,7 +17,7 @@ from bksdm.errors import InputError
 from bksdm.training.checkpoint import Checkpoints, read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
-from bksdm.training.progress import ProgressLines
+from bksdm.training.progress import Progress
 from bksdm.training.samples import SampleGrid
 
 _ADVICE = (
@@ -123,11 +122,8 @@ def fit(
     done = steps_done(folder)
     if done:
         _check_identity(read_checkpoint(folder.checkpoint)["bksdm"], module.identity, folder)
-    interactive = sys.stdout.isatty()
-    bar: pl.Callback = (
-        TQDMProgressBar(refresh_rate=5)
-        if interactive
-        else ProgressLines(seconds=15, global_batch=data.order.global_batch)
+    progress = Progress(
+        seconds=2 if sys.stdout.isatty() else 15, global_batch=data.order.global_batch
     )
     _quieten()
     kept = _metrics_until(folder, done)
@@ -148,10 +144,10 @@ def fit(
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=interactive,
+        enable_progress_bar=False,
         default_root_dir=folder.path,
         logger=[table, board],
-        callbacks=[ema, samples, bar, checkpoints],
+        callbacks=[ema, samples, progress, checkpoints],
     )
     accumulation = data.order.accumulation(data.batch_size, trainer.world_size)
     trainer.accumulate_grad_batches = accumulation
