@@ -12,7 +12,7 @@ from bksdm.cli.config import built
 from bksdm.cli.models import named_pipeline
 from bksdm.evaluation.report import shapes_tables
 from bksdm.evaluation.shapes import Reference, ShapesProtocol, ShapesResult, evaluate_shapes
-from bksdm.export.pipeline import assemble
+from bksdm.export.pipeline import assemble, best_device
 from bksdm.models.teacher import Teacher
 from bksdm.training.run import RunFolder
 
@@ -60,6 +60,7 @@ def _evaluate(
     results: list[ShapesResult] = []
     reference: Reference | None = None
     for name, pipeline in pipelines.items():
+        pipeline.to(best_device())
         total = protocol.prompts + protocol.held_out
         with tqdm(total=total, desc=f"images of {name}", unit="image", disable=None) as bar:
             result, made = evaluate_shapes(

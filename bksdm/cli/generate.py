@@ -10,6 +10,7 @@ from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling, generate, write_png
 from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import from_texts
+from bksdm.export.pipeline import best_device
 
 SMALL_WORLD_SIZE = (
     64  # pictures this small are of the embedded world, whose best guidance scale is 3
@@ -21,7 +22,7 @@ def run(config: DictConfig) -> int:
     texts = list(config.prompt) if isinstance(config.prompt, ListConfig) else [str(config.prompt)]
     if config.images_per_prompt < 1:
         raise InputError(f"images_per_prompt={config.images_per_prompt}: expected at least 1")
-    pipeline = named_pipeline(config.model)
+    pipeline = named_pipeline(config.model).to(best_device())
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     guidance = (
         config.guidance

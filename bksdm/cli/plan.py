@@ -11,7 +11,7 @@ from bksdm.cli.config import built
 from bksdm.errors import InputError
 from bksdm.evaluation.report import table
 from bksdm.models.cost import Cost, unet_cost
-from bksdm.models.source import TeacherSource, unet_config
+from bksdm.models.source import TeacherSource, text_tokens, unet_config
 from bksdm.surgery.blocks import (
     dropped_modules,
     empty_student,
@@ -35,7 +35,8 @@ def run(config: DictConfig) -> int:
         student = empty_student(teacher_config, plan)
     weights = weight_map(teacher, student, plan=plan, config=teacher_config)
     dropped, pairs = dropped_modules(teacher, weights), feature_pairs(plan, teacher_config)
-    costs = unet_cost(teacher_config), unet_cost(small_config)
+    tokens = text_tokens(source)
+    costs = unet_cost(teacher_config, tokens=tokens), unet_cost(small_config, tokens=tokens)
     if config.format == "json":
         sides = [
             asdict(cost) | {"config": values}

@@ -71,6 +71,7 @@ def run(config: DictConfig) -> int:
         code = _distil(config, values, teacher, plan, settings=settings, folder=folder)
         if code:
             return code
+    teacher.to("cpu")  # where the exported folder is compared
     student = load_student(folder.checkpoint)
     export_student(teacher, student, folder.student)
     print(

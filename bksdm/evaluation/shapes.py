@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
@@ -163,26 +162,23 @@ def denoising_loss(pipeline: StableDiffusionPipeline, *, count: int, batch: int 
     """
     diffusion = Diffusion.from_scheduler_config(dict(pipeline.scheduler.config))
     scenes, images = zip(*samples(count, seed=LOSS_SEED), strict=True)
-    size = pipeline.unet.config.sample_size
-    pixels = torch.stack(
-        [
-            pixel_tensor(image, resolution=size * pipeline.vae_scale_factor, flip=False)
-            for image in images
-        ]
-    )
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    pixels = torch.stack([pixel_tensor(image, resolution=side, flip=False) for image in images])
     texts = [scene.caption for scene in scenes]
-    seeds = torch.from_numpy(np.arange(count) + LOSS_SEED)
+    seeds = torch.arange(count) + LOSS_SEED
     total = 0.0
     for rows in torch.split(torch.arange(count), batch):
-        latents = (
-            pipeline.vae.encode(pixels[rows]).latent_dist.mean * pipeline.vae.config.scaling_factor
-        )
+        posterior = pipeline.vae.encode(pixels[rows].to(pipeline.device)).latent_dist
+        latents = posterior.mean * pipeline.vae.config.scaling_factor
         timesteps, noise, _ = sample_randomness(
             seeds[rows], latents.shape[1:], steps=diffusion.steps
         )
+        timesteps, noise = timesteps.to(latents.device), noise.to(latents.device)
+        noisy = diffusion.noised(latents, noise, timesteps)
         states = encode_texts(pipeline, [texts[i] for i in rows])
-        guess = pipeline.unet(diffusion.noised(latents, noise, timesteps), timesteps, states).sample
-        total += F.mse_loss(guess, diffusion.target(latents, noise, timesteps)).item() * len(rows)
+        guess = pipeline.unet(noisy, timesteps, states).sample
+        error = F.mse_loss(guess, diffusion.target(latents, noise, timesteps))
+        total += error.item() * len(rows)
     return total / count
 
 
@@ -191,5 +187,5 @@ def encode_texts(pipeline: StableDiffusionPipeline, texts: list[str]) -> Tensor:
     ids = pipeline.tokenizer(
         texts, padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
-    states: Tensor = pipeline.text_encoder(input_ids=ids).last_hidden_state
+    states: Tensor = pipeline.text_encoder(input_ids=ids.to(pipeline.device)).last_hidden_state
     return states

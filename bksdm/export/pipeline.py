@@ -51,6 +51,11 @@ def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableD
     return pipeline
 
 
+def best_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path) -> None:
     """Write the student with the teacher's other parts, reload the folder, compare, and only then
     give it its name.

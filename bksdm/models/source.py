@@ -17,7 +17,9 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from bksdm.errors import InputError
@@ -79,55 +81,54 @@ def unet_config(source: TeacherSource) -> dict[str, Any]:
     """
     if source.architecture is not None:
         return _filled(source.architecture["unet"])
-    return _filled(_read_unet_config(source))
+    return checked_unet_config(source)
 
 
-def _read_unet_config(source: TeacherSource) -> dict[str, Any]:
+def checked_unet_config(source: TeacherSource) -> dict[str, Any]:
+    """The same, always read from where the weights are: says clearly if they cannot be had."""
+    return _filled(_read_config(source, "unet"))
+
+
+def text_tokens(source: TeacherSource) -> int:
+    """Number of text states that the teacher's U-Net attends to."""
+    if source.architecture is not None:
+        return int(source.architecture["text_encoder"]["max_position_embeddings"])
+    return int(_read_config(source, "text_encoder").get("max_position_embeddings", 77))
+
+
+def _read_config(source: TeacherSource, part: str) -> dict[str, Any]:
     folder = Path(source.location)
-    if (
-        source.path.startswith(EMBEDDED)
-        or folder.is_dir()
-        or source.path.startswith((".", "/", "~"))
-    ):
-        path = folder / "unet" / "config.json"
-        if not path.is_file():
-            if (folder / "transformer" / "config.json").is_file():
-                raise InputError(
-                    f"teacher {source.path} is a transformer, not a U-Net; expected a Stable"
-                    " Diffusion 1 or 2"
-                )
-            raise InputError(
-                f"teacher {source.path}: no {path}; expected a diffusers folder or a Hub id"
-            )
-    else:
-        path = Path(_download_unet_config(source))
-    config: dict[str, Any] = json.loads(path.read_text())
-    return config
+    local = source.path.startswith((EMBEDDED, ".", "/", "~")) or folder.is_dir()
+    path = folder / part / "config.json" if local else _downloaded_config(source, part)
+    if path.is_file():
+        config: dict[str, Any] = json.loads(path.read_text())
+        return config
+    if (folder / "transformer" / "config.json").is_file():
+        raise InputError(
+            f"teacher {source.path} is a transformer, not a U-Net; "
+            "expected a Stable Diffusion 1 or 2"
+        )
+    raise InputError(f"teacher {source.path}: no {path}; expected a diffusers folder or a Hub id")
 
 
-def _download_unet_config(source: TeacherSource) -> str:
+def _downloaded_config(source: TeacherSource, part: str) -> Path:
+    file = f"{part}/config.json"
+    cause: Exception
     try:
-        return hf_hub_download(source.path, "unet/config.json", revision=source.revision)
+        return Path(hf_hub_download(source.path, file, revision=source.revision))
     except GatedRepoError as error:
-        raise InputError(
-            f"teacher {source.path} is gated: accept its licence on the Hub, then log in with `hf"
-            " auth login`"
-        ) from error
+        problem, cause = "it is gated: accept its licence on the Hub, then `hf auth login`", error
     except RepositoryNotFoundError as error:
-        raise InputError(
-            f"teacher {source.path}: no such repository on the Hub (or it is private: log in with"
-            " `hf auth login`)"
-        ) from error
+        problem, cause = "no such repository on the Hub, or a private one: `hf auth login`", error
+    except RevisionNotFoundError as error:
+        problem, cause = f"no revision {source.revision!r}; choose another", error
+    except LocalEntryNotFoundError as error:
+        problem, cause = "not cached, and the Hub cannot be reached; expected a folder here", error
     except EntryNotFoundError as error:
-        raise InputError(
-            f"teacher {source.path}: no unet/config.json, so not a U-Net pipeline, or neither"
-            " cached nor reachable; expected a Stable Diffusion 1 or 2 in diffusers format"
-        ) from error
+        problem, cause = f"no {file}; expected Stable Diffusion 1 or 2 in diffusers format", error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(
-            f"teacher {source.path}: neither a local folder nor reachable on the Hub"
-            f" ({first_line(error)})"
-        ) from error
+        problem, cause = f"neither a folder nor on the Hub ({first_line(error)})", error
+    raise InputError(f"teacher {source.path}: {problem}") from cause
 
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bksdm.errors import InputError
-from bksdm.models.source import TeacherSource, embedded_folder, first_line, unet_config
+from bksdm.models.source import TeacherSource, checked_unet_config, embedded_folder, first_line
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def load_teacher(source: TeacherSource) -> Teacher:
 
 
 def _pretrained_teacher(source: TeacherSource) -> Teacher:
-    unet_config(source)  # says clearly what is wrong, before anything large is read
+    checked_unet_config(source)  # says clearly what is wrong, before anything large is read
     place: dict[str, Any] = {
         "pretrained_model_name_or_path": source.location,
         "revision": source.revision,

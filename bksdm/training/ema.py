@@ -36,8 +36,8 @@ class Ema(pl.Callback):
         finally:
             self._average.restore(parameters)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start from the student's weights, or from the checkpoint's average."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start from the student's weights, on their device, or from the checkpoint's average."""
         del trainer
         assert isinstance(pl_module, Distillation)
         self._average = EMAModel(pl_module.student.parameters(), decay=self.decay, foreach=True)
@@ -76,5 +76,5 @@ class Ema(pl.Callback):
         return {} if self._average is None else self._average.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the fit starts, when the student is on its device."""
+        """Kept until training starts, when the student is on its device."""
         self._saved = state_dict or None
