@@ -86,7 +86,7 @@ def _score(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, flo
             f"trainer.max_steps={arguments.steps}",
             f"trainer.validate_every_n_steps={arguments.steps}",
             "samples.every_n_steps=0",
-            "evaluation=none",
+            "protocol=none",
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)

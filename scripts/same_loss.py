@@ -33,7 +33,7 @@ def losses(method: str) -> list[dict[str, float]]:
             "trainer.log_every_n_steps=1",
             "trainer.validate_every_n_steps=10",
             "samples.every_n_steps=0",
-            "evaluation=none",
+            "protocol=none",
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with (Path(folder) / "run" / "metrics.csv").open(newline="") as file:

@@ -25,7 +25,7 @@ def run(config: DictConfig) -> int:
     ]
     pipelines = {name: named_pipeline(name) for name in everyone}
     default = (
-        RunFolder(Path(names[-1])).results
+        Path(names[-1]) / "evaluate.json"
         if RunFolder(Path(names[-1])).config.exists()
         else Path("results.json")
     )
@@ -69,6 +69,8 @@ def _evaluate(
         reference = reference or made
         results.append(result)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps([result.to_dict() for result in results], indent=1))
+    temporary = out.with_suffix(".tmp")
+    temporary.write_text(json.dumps([result.to_dict() for result in results], indent=1))
+    temporary.replace(out)
     print(f"\n{shapes_tables(results)}\n\nresults: {out}")
     return results

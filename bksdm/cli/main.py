@@ -96,7 +96,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     Raises:
         InputError: `teacher=` is neither a named teacher nor looks like a folder or Hub id.
     """
-    result = list(overrides)
+    result = [quoted_prompt(item) for item in overrides]
     chosen = {name: value for name, _, value in (item.partition("=") for item in overrides)}
     teacher = chosen.get("teacher")
     if teacher is None:
@@ -120,6 +120,15 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     return result
 
 
+def quoted_prompt(override: str) -> str:
+    """`prompt=a cat, a dog` as Hydra wants it: quoted, unless it is a list or quoted already."""
+    name, equals, value = override.partition("=")
+    if name != "prompt" or not equals or value[:1] in ("[", "'", '"'):
+        return override
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"prompt='{escaped}'"
+
+
 def _explanation(error: BaseException) -> str | None:
     """One line for errors that the user can do something about, else None."""
     chain: list[BaseException] = []
@@ -137,6 +146,11 @@ def _explanation(error: BaseException) -> str | None:
             )
         if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS):
             return f"cannot write {link.filename}: {link.strerror}; choose another folder"
+    if any(type(link).__name__ == "OutOfMemoryError" for link in chain):
+        return (
+            "the GPU's memory is full; use a smaller data.batch_size (data.global_batch stays), or "
+            "method.gradient_checkpointing=true"
+        )
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
         return _one_line(error)
     return None

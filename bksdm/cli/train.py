@@ -1,5 +1,7 @@
 """bksdm train."""
 
+import resource
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ FREE = frozenset(
         "runs_dir",
         "checkpoint",
         "samples",
-        "evaluation",
+        "protocol",
+        "data.shards",  # moving them is fine: the index fingerprint in the checkpoint guards them
+        "data.validation_shards",
         "data.workers",
         "data.batch_size",
         "trainer.accelerator",
@@ -62,7 +66,7 @@ def run(config: DictConfig) -> int:
     if (
         done >= settings.max_steps
         and folder.student.exists()
-        and (folder.results.exists() or not config.evaluation)
+        and (folder.results.exists() or not config.protocol)
     ):
         print(f"{folder.path} is finished: {done} steps; student in {folder.student}")
         return 0
@@ -77,10 +81,11 @@ def run(config: DictConfig) -> int:
     print(
         f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
     )
-    if config.evaluation:
+    if config.protocol:
         before = cut(teacher, plan, init=config.method.init, seed=config.seed)
         unets = {"teacher": teacher.unet, "student before": before, "student after": student}
-        compare_models(unets, teacher, built(config.evaluation, ShapesProtocol), out=folder.results)
+        compare_models(unets, teacher, built(config.protocol, ShapesProtocol), out=folder.results)
+    print(f"peak memory: {peak_memory()}")
     grids = sorted(folder.samples.glob("step_*.png"))
     if grids:
         print(f"picture: {grids[-1]}")
@@ -93,7 +98,7 @@ def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
     Raises:
         InputError: with the differing keys.
     """
-    if folder.config.exists():
+    if folder.config.exists() and folder.checkpoint.exists():
         old = yaml.safe_load(folder.config.read_text())
         keys = differing_keys(old, values, free=FREE)
         if keys:
@@ -123,8 +128,14 @@ def _distil(
     settings: TrainerSettings,
     folder: RunFolder,
 ) -> int:
-    data = built(config.data, ShardDataModule, seed=config.seed, tokenizer=teacher.tokenizer)
-    _check_resolution(int(config.data.resolution), teacher, plan)
+    data = built(
+        config.data,
+        ShardDataModule,
+        seed=config.seed,
+        tokenizer=teacher.tokenizer,
+        resolution=_resolution(config, teacher, plan),
+    )
+    data.order.accumulation(data.batch_size, 1)
     module = _module(config, teacher, plan, data)
     ema = Ema(decay=config.ema_decay)
     samples = SampleGrid(
@@ -138,10 +149,13 @@ def _distil(
     checkpoints = Checkpoints(folder.checkpoint, **plain(config.checkpoint))
     # Last, so that a refused run leaves nothing behind.
     folder.write_config(yaml.safe_dump(values, sort_keys=False))
+    begin = time.monotonic()
     received = fit(
         module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
     )
     if received is None:
+        minutes, seconds = divmod(round(time.monotonic() - begin), 60)
+        print(f"distilled in {minutes} min {seconds:02d} s")
         return 0
     print(
         f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; "
@@ -174,10 +188,20 @@ def _module(
     )
 
 
-def _check_resolution(resolution: int, teacher: Teacher, plan: BlockPlan) -> None:
+def _resolution(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> int:
     unit = teacher.latent_factor * 2 ** (plan.stages - 1)
+    resolution = config.data.resolution or teacher.unet.config.sample_size * teacher.latent_factor
     if resolution < unit or resolution % unit:
         raise InputError(
             f"data.resolution={resolution}: expected a multiple of {unit}, as the VAE and "
             f"{plan.stages} stages halve it"
         )
+    return int(resolution)
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held so far, and on the GPU if there is one."""
+    own = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    if not torch.cuda.is_available():
+        return own
+    return f"{own}, on the GPU {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from bksdm.data.transforms import chance, pixel_tensor
 from bksdm.errors import InputError
 
 log = logging.getLogger(__name__)
+MAX_OPEN_SHARDS = 64  # a process
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Image.Image, str]]) -> None:
@@ -41,40 +43,55 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+class BadSampleError(ValueError):
+    """A sample whose picture or caption cannot be decoded."""
+
+
 @dataclass
 class ShardReader:
     """Reads samples by (shard, row). Open files stay with the process that opened them."""
 
     index: ShardIndex
-    _files: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    _files: OrderedDict[tuple[int, int], int] = field(default_factory=OrderedDict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "_files": {}}
+        return {"index": self.index, "_files": OrderedDict()}
 
     def read(self, shard: int, row: int) -> tuple[Image.Image, str]:
-        """Decoded picture and caption.
+        """Decoded RGB picture and caption.
 
         Raises:
-            OSError, UnicodeDecodeError, Image.DecompressionBombError: the sample is bad.
+            BadSampleError: the sample cannot be decoded.
+            OSError: the shard cannot be read; that is no fault of the sample.
         """
         entry = self.index.shards[shard]
-        data = self._bytes(shard, entry.images[row])
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        return image, self._bytes(shard, entry.captions[row]).decode().strip()
+        picture = self._bytes(shard, entry.images[row])
+        caption = self._bytes(shard, entry.captions[row])
+        try:
+            return Image.open(io.BytesIO(picture)).convert("RGB"), caption.decode().strip()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadSampleError(str(error)) from error
 
     def _bytes(self, shard: int, span: tuple[int, int]) -> bytes:
+        offset, size = span
+        return os.pread(self._file(shard), size, offset)
+
+    def _file(self, shard: int) -> int:
         slot = (os.getpid(), shard)
         if slot not in self._files:
+            path = self.index.path(shard)
             try:
-                self._files[slot] = os.open(self.index.path(shard), os.O_RDONLY)
+                self._files[slot] = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
                 raise InputError(
-                    f"shard {self.index.path(shard)} has gone; put it back, then run the same"
-                    " command"
+                    f"shard {path} has gone; put it back, then run the same command"
                 ) from None
-        offset, size = span
-        return os.pread(self._files[slot], size, offset)
+            if len(self._files) > MAX_OPEN_SHARDS:
+                (process, _), file = self._files.popitem(last=False)
+                if process == os.getpid():
+                    os.close(file)
+        self._files.move_to_end(slot)
+        return self._files[slot]
 
 
 class ShardDataset(Dataset[TextImageBatch]):
@@ -124,7 +141,7 @@ class ShardDataset(Dataset[TextImageBatch]):
             key = self.reader.index.shards[shard].keys[(row + attempt) % rows]
             try:
                 return self.reader.read(shard, (row + attempt) % rows)
-            except (OSError, UnicodeDecodeError, Image.DecompressionBombError) as error:
+            except BadSampleError as error:
                 log.warning(
                     "sample %s of %s is bad (%s); the next one stands in",
                     key,

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def pixel_tensor(image: Image.Image, *, resolution: int, flip: bool) -> Tensor:
-    """Short side to `resolution` (bilinear), centre crop, optional mirror: float (3, H, W) in [-1,
-    1], as BK-SDM.
+    """Short side to `resolution` (bilinear), centre crop, optional mirror, as BK-SDM.
+
+    An RGB picture becomes a float tensor (3, H, W) in [-1, 1].
     """
-    image = image.convert("RGB")
     scale = resolution / min(image.size)
     size = [max(resolution, round(side * scale)) for side in image.size]
     if tuple(size) != image.size:

@@ -23,14 +23,20 @@ class LatencyRatio:
 
 @torch.no_grad()
 def latency_ratio(
-    unet: UNet2DConditionModel, baseline: UNet2DConditionModel, *, batch: int = 2, pairs: int = 30
+    unet: UNet2DConditionModel,
+    baseline: UNet2DConditionModel,
+    *,
+    tokens: int,
+    batch: int = 2,
+    pairs: int = 30,
 ) -> LatencyRatio:
     """Time one call each, alternately, at the baseline's own latent size; batch 2 is one image with
     guidance.
     """
     size = baseline.config.sample_size
-    latents = torch.randn(batch, baseline.config.in_channels, size, size, device=baseline.device)
-    text = torch.randn(batch, 77, baseline.config.cross_attention_dim, device=baseline.device)
+    latents = torch.zeros(batch, baseline.config.in_channels, size, size, device=baseline.device)
+    width = baseline.config.cross_attention_dim
+    text = torch.zeros(batch, tokens, width, device=baseline.device)
     timestep = torch.tensor(500, device=baseline.device)
 
     def seconds(model: UNet2DConditionModel) -> float:

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from scipy.stats import binomtest
 from torch import Tensor
 
-from bksdm.data.shapes import samples
+from bksdm.data.shapes import IMAGE_SIZE, samples
 from bksdm.data.transforms import pixel_tensor
 from bksdm.diffusion import Diffusion, sample_randomness
+from bksdm.errors import InputError
 from bksdm.evaluation.attributes import ATTRIBUTES, OutlineNet, attribute_scores
 from bksdm.evaluation.generate import Generated, Sampling, generate
 from bksdm.evaluation.latency import LatencyRatio, latency_ratio
@@ -50,7 +51,7 @@ class ShapesProtocol:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of n prompts with its 95 % interval (Wilson's)."""
+    """A share of n prompts with its 95 % interval (Wilson's, or a bootstrap's)."""
 
     value: float
     low: float
@@ -60,10 +61,17 @@ class Share:
 
 @dataclass(frozen=True)
 class ShapesResult:
-    """Scores of one model; `accuracy` by attribute, and "all" by kind of prompt."""
+    """Scores of one model.
+
+    Attributes:
+        accuracy: by attribute, and "all" by kind of prompt.
+        of_teacher: the score of "all" over the teacher's on the same prompts and seeds, if there is
+            a teacher.
+    """
 
     model: str
     accuracy: dict[str, Share]
+    of_teacher: Share | None
     latent_mse: float | None
     denoising_loss: float
     cost: Cost
@@ -81,19 +89,32 @@ def load_outline_net() -> OutlineNet:
     return net.eval()
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A pipeline, the latents that it made of a protocol's prompts, and which were all right."""
+
+    pipeline: StableDiffusionPipeline
+    latents: Tensor
+    right: Tensor
+
+
 def evaluate_shapes(
     pipeline: StableDiffusionPipeline,
     protocol: ShapesProtocol,
     *,
     name: str,
-    teacher: "Reference | None" = None,
+    teacher: Reference | None = None,
     advance: Callable[[int], object] = lambda count: None,
-) -> tuple[ShapesResult, "Reference"]:
+) -> tuple[ShapesResult, Reference]:
     """Generate and score; `advance` is told the number of finished images.
 
     Returns:
         The scores, and what the next model's can be compared with.
+
+    Raises:
+        InputError: the model does not make pictures of this world, or not from such latents.
     """
+    _check(pipeline, teacher, name)
     prompts = shapes_prompts(protocol.prompts, seed=protocol.seed)
     unseen = shapes_prompts(protocol.held_out, seed=protocol.seed, held_out=True)
     images: list[Generated] = []
@@ -101,37 +122,56 @@ def evaluate_shapes(
         images.append(image)
         advance(1)
     latents = torch.stack([image.latents for image in images])
+    net, tokens = load_outline_net(), pipeline.tokenizer.model_max_length
+    scores = _scores(images[: len(prompts)], net)
+    accuracy = _accuracy(scores)
+    if unseen:
+        accuracy["held out"] = share(_scores(images[len(prompts) :], net)["all"])
     result = ShapesResult(
         model=name,
-        accuracy=_accuracy(images[: len(prompts)], images[len(prompts) :]),
-        latent_mse=None if teacher is None else F.mse_loss(latents, teacher.latents).item(),
+        accuracy=accuracy,
+        of_teacher=paired_ratio(scores["all"], teacher.right) if teacher else None,
+        latent_mse=F.mse_loss(latents, teacher.latents).item() if teacher else None,
         denoising_loss=denoising_loss(pipeline, count=protocol.loss_samples),
-        cost=unet_cost(pipeline.unet.config, tokens=pipeline.tokenizer.model_max_length),
-        latency=None if teacher is None else latency_ratio(pipeline.unet, teacher.pipeline.unet),
+        cost=unet_cost(pipeline.unet.config, tokens=tokens),
+        latency=latency_ratio(pipeline.unet, teacher.pipeline.unet, tokens=tokens)
+        if teacher
+        else None,
     )
-    return result, Reference(pipeline, latents)
+    return result, Reference(pipeline, latents, scores["all"])
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A pipeline and the latents that it made of a protocol's prompts."""
+def _check(pipeline: StableDiffusionPipeline, teacher: Reference | None, name: str) -> None:
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    if side != IMAGE_SIZE:
+        raise InputError(
+            f"model {name} makes {side}x{side} pictures; the protocol shapes judges the "
+            f"{IMAGE_SIZE}x{IMAGE_SIZE} ones of the embedded world only"
+        )
+    if teacher is not None:
+        shapes = [
+            (
+                p.unet.config.in_channels,
+                p.unet.config.sample_size,
+                p.unet.config.cross_attention_dim,
+            )
+            for p in (pipeline, teacher.pipeline)
+        ]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"model {name} and its baseline have other latents or text (channels, size, width: "
+                f"{shapes[0]} and {shapes[1]}); use baseline=null"
+            )
 
-    pipeline: StableDiffusionPipeline
-    latents: Tensor
 
-
-def _accuracy(images: Sequence[Generated], unseen: Sequence[Generated]) -> dict[str, Share]:
-    net = load_outline_net()
-    scores = _scores(images, net)
-    shares = {name: _mean_share(scores[name]) for name in ATTRIBUTES}
+def _accuracy(scores: dict[str, Tensor]) -> dict[str, Share]:
+    # A prompt with two objects of which one is right counts half for the objects' attributes.
+    shares = {name: share(scores[name][~scores[name].isnan()]) for name in ATTRIBUTES}
     two = ~scores["relation"].isnan()
-    shares["one object"], shares["two objects"] = (
-        share(scores["all"][~two]),
-        share(scores["all"][two]),
-    )
-    if unseen:
-        shares["held out"] = share(_scores(unseen, net)["all"])
-    return shares
+    return shares | {
+        "one object": share(scores["all"][~two]),
+        "two objects": share(scores["all"][two]),
+    }
 
 
 def _scores(images: Sequence[Generated], net: OutlineNet) -> dict[str, Tensor]:
@@ -140,9 +180,7 @@ def _scores(images: Sequence[Generated], net: OutlineNet) -> dict[str, Tensor]:
 
 
 def share(right: Tensor) -> Share:
-    """The share of ones in a vector of zeros and ones (its sum may be fractional, see
-    `_mean_share`).
-    """
+    """The mean of a vector of values in [0, 1], with Wilson's interval."""
     n = len(right)
     if n == 0:
         return Share(math.nan, math.nan, math.nan, 0)
@@ -150,9 +188,13 @@ def share(right: Tensor) -> Share:
     return Share(right.mean().item(), float(interval.low), float(interval.high), n)
 
 
-def _mean_share(scores: Tensor) -> Share:
-    """A prompt with two objects of which one is right counts half."""
-    return share(scores[~scores.isnan()])
+def paired_ratio(right: Tensor, teacher: Tensor, *, draws: int = 2000) -> Share:
+    """Student's score over the teacher's, with a bootstrap interval over their common prompts."""
+    rng = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(right), (draws, len(right)), generator=rng)
+    ratios = right[picks].mean(1) / teacher[picks].mean(1)
+    low, high = ratios.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return Share((right.mean() / teacher.mean()).item(), low, high, len(right))
 
 
 @torch.no_grad()

@@ -61,9 +61,12 @@ def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path
     give it its name.
 
     Raises:
+        InputError: the folder holds something else.
         RuntimeError: the reloaded U-Net differs, in weights or in output.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp")
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise InputError(f"{folder} exists and is no exported pipeline; choose another folder")
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline = assemble(teacher, student)
     for tensor in student.parameters():

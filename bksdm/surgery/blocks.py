@@ -146,7 +146,9 @@ def remove_blocks(teacher: UNet2DConditionModel, *, plan: BlockPlan) -> UNet2DCo
     left as it is.
     """
     with torch.device(teacher.device):
-        student = empty_student(teacher.config, plan).to(teacher.dtype)
+        student = empty_student(teacher.config, plan)
+    if student.dtype != teacher.dtype:
+        student = student.to(teacher.dtype)
     source = teacher.state_dict()
     names = weight_map(teacher, student, plan=plan, config=teacher.config)
     student.load_state_dict({name: source[origin] for name, origin in names.items()})

@@ -5,8 +5,11 @@ A checkpoint holds student, average, optimiser, plan, teacher id, data fingerpri
 tensors and plain values only, so that it loads with `weights_only=True`. Never a teacher tensor.
 """
 
+import math
+import os
 import pickle
 import signal
+import time
 import zipfile
 from pathlib import Path
 from types import FrameType
@@ -15,11 +18,33 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from diffusers import UNet2DConditionModel
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bksdm.errors import InputError
 from bksdm.training.distill import ends_step
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, in the target's own file system.
+
+    Lightning's own way goes through memory and a temporary folder: where that is another file
+    system, a kill while it copies leaves half a checkpoint in place of a whole one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """All or nothing, and on disk before the old one goes."""
+        del storage_options
+        target = Path(path)
+        temporary = target.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
 
 
 class Checkpoints(pl.Callback):
@@ -33,7 +58,14 @@ class Checkpoints(pl.Callback):
             saving.
     """
 
-    def __init__(self, last: Path, *, every_n_steps: int, keep_every_n_steps: int = 0) -> None:
+    def __init__(
+        self,
+        last: Path,
+        *,
+        every_n_steps: int,
+        every_minutes: float = math.inf,
+        keep_every_n_steps: int = 0,
+    ) -> None:
         if every_n_steps < 1 or keep_every_n_steps < 0:
             raise InputError(
                 f"checkpoint.every_n_steps={every_n_steps},"
@@ -41,8 +73,10 @@ class Checkpoints(pl.Callback):
             )
         self.last = last
         self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
         self.keep_every_n_steps = keep_every_n_steps
         self.received: signal.Signals | None = None
+        self._saved_at = time.monotonic()
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -63,8 +97,13 @@ class Checkpoints(pl.Callback):
         if not ends_step(trainer, batch_idx):
             return
         step = trainer.global_step
-        if step % self.every_n_steps == 0 or step == trainer.max_steps or self.received is not None:
+        late = time.monotonic() - self._saved_at > 60 * self.every_minutes
+        last = step == trainer.max_steps
+        if late or last or step % self.every_n_steps == 0 or self.received is not None:
+            for logger in trainer.loggers:
+                logger.save()  # what a resumed run will not log again
             trainer.save_checkpoint(self.last)
+            self._saved_at = time.monotonic()
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(self.last.with_name(f"step_{step}.ckpt"))
         if self.received is not None:

@@ -142,6 +142,13 @@ class Distillation(pl.LightningModule):
         """Plan, teacher, data and versions go into the checkpoint."""
         checkpoint["bksdm"] = self.identity
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recount Lightning's micro-batches, should this run take more or fewer of them a step."""
+        done = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts |= {"ready": done, "started": done, "processed": done, "completed": done - 1}
+
     def _latent_shape(self, batch: TextImageBatch) -> tuple[int, ...]:
         factor = self.teacher.latent_factor
         height, width = batch.pixels.shape[-2:]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,6 +26,9 @@ class OptimizerSettings:
         if self.lr <= 0:
             raise InputError(f"optimizer.lr={self.lr}: expected more than 0")
         object.__setattr__(self, "betas", tuple(self.betas))
+        names = [kind.value for kind in SchedulerType]
+        if self.schedule not in names:
+            raise InputError(f"optimizer.schedule={self.schedule}: expected one of {names}")
 
     def build(self, module: nn.Module, *, max_steps: int) -> tuple[Optimizer, LRScheduler]:
         """The optimiser of a module's weights (fused on CUDA) and its schedule, stepped once an
@@ -40,15 +43,12 @@ class OptimizerSettings:
             weight_decay=self.weight_decay,
             fused=fused,
         )
-        try:
-            schedule = get_scheduler(
-                self.schedule,
-                optimizer,
-                num_warmup_steps=self.warmup_steps,
-                num_training_steps=max_steps,
-            )
-        except ValueError as error:
-            raise InputError(f"optimizer.schedule={self.schedule!r}: {error}") from error
+        schedule = get_scheduler(
+            self.schedule,
+            optimizer,
+            num_warmup_steps=self.warmup_steps,
+            num_training_steps=max_steps,
+        )
         return optimizer, schedule
 
 

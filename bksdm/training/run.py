@@ -10,11 +10,12 @@ from signal import Signals
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.errors import InputError
-from bksdm.training.checkpoint import Checkpoints, read_checkpoint
+from bksdm.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.progress import Progress
@@ -27,6 +28,8 @@ _ADVICE = (
     ".*GPU available but not used.*",
     ".*LeafSpec.*",
 )
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,16 @@ class TrainerSettings:
         for name in ("max_steps", "log_every_n_steps", "validate_every_n_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"trainer.{name}={getattr(self, name)}: expected at least 1")
+        if self.precision not in PRECISIONS:
+            # fp16 autocast would need its gradients unscaled before they are clipped.
+            raise InputError(
+                f"trainer.precision={self.precision}: expected {' or '.join(PRECISIONS)}"
+            )
+        if str(self.devices) != "1" or self.num_nodes != 1:
+            raise InputError(
+                f"trainer.devices={self.devices}, num_nodes={self.num_nodes}: runs on several "
+                "devices are not supported yet; use trainer.devices=1 trainer.num_nodes=1"
+            )
 
 
 def steps_done(folder: RunFolder) -> int:
@@ -131,29 +144,36 @@ def fit(
     board = TensorBoardLogger(folder.path, name="", version="")
     table.experiment.metrics.extend(kept)
     table.save()
-    trainer = pl.Trainer(
-        max_steps=settings.max_steps,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        precision=settings.precision,  # type: ignore[arg-type]
-        log_every_n_steps=settings.log_every_n_steps,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        default_root_dir=folder.path,
-        logger=[table, board],
-        callbacks=[ema, samples, progress, checkpoints],
-    )
+    try:
+        trainer = pl.Trainer(
+            max_steps=settings.max_steps,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]
+            log_every_n_steps=settings.log_every_n_steps,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            default_root_dir=folder.path,
+            logger=[table, board],
+            callbacks=[ema, samples, progress, checkpoints],
+        )
+    except MisconfigurationException as error:
+        raise InputError(f"trainer settings: {' '.join(str(error).split())}") from error
     accumulation = data.order.accumulation(data.batch_size, trainer.world_size)
     trainer.accumulate_grad_batches = accumulation
     trainer.val_check_interval = settings.validate_every_n_steps * accumulation
     folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    trainer.fit(module, data, ckpt_path=folder.checkpoint if done else None, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=folder.checkpoint if done else None, weights_only=True)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # Lightning's answer to a second Ctrl-C
     return checkpoints.received
 
 

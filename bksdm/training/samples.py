@@ -51,11 +51,10 @@ class SampleGrid(pl.Callback):
     ) -> None:
         """Draw at each multiple of the interval."""
         del outputs, batch
-        due = (
-            self.every_n_steps
-            and trainer.global_step % self.every_n_steps == 0
-            and ends_step(trainer, batch_idx)
-        )
+        if not self.every_n_steps or not ends_step(trainer, batch_idx):
+            return
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
         if due and trainer.is_global_zero:
             assert isinstance(pl_module, Distillation)
             self.draw(trainer, pl_module)

@@ -79,7 +79,7 @@ def test_the_published_recipe_is_the_published_recipe() -> None:
     assert (config.data.flip, config.data.caption_dropout, config.data.resolution) == (
         True,
         0.0,
-        512,
+        None,
     )
     assert (config.ema_decay, config.method.gradient_clip) == (0.9999, 1.0)
 

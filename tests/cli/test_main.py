@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.cli.main import VERBS, follow_teacher
+from bksdm.cli.main import VERBS, follow_teacher, quoted_prompt
 from bksdm.errors import InputError
 
 Cli = Callable[..., int]
@@ -36,6 +36,11 @@ def test_help_lists_every_verb(run_cli: Cli, capsys: pytest.CaptureFixture[str])
         (["train", "data.shards=/no/such/shard.tar"], ["/no/such/shard.tar", "bksdm prepare"]),
         (["train", "optimizer.lr=-1"], ["optimizer.lr=-1"]),
         (["train", "method.init=magic"], ["magic", "teacher or random"]),
+        (["train", "optimizer.schedule=zigzag"], ["zigzag", "cosine"]),
+        (["train", "trainer.precision=16-mixed"], ["16-mixed", "bf16-mixed"]),
+        (["train", "trainer.devices=2"], ["devices=2", "trainer.devices=1"]),
+        (["train", "data.global_batch=12"], ["12", "batch_size=8"]),
+        (["train", "data.resolution=60"], ["resolution=60", "multiple of 64"]),
         (["plan", "teacher=sd14", "student.down=[[0],[0],[0],[0],[0]]"], ["5 stages", "has 4"]),
         (["plan", "teacher=sd14", "student.down=[[0,2],[0],[0],[0]]"], ["layer 2 of down stage 0"]),
         (["plan", "teacher=sd14", "student.down=3"], ["down=3"]),
@@ -60,11 +65,12 @@ def test_bad_input_gets_one_line(
 ) -> None:
     if arguments[0] == "train" and "data.shards" not in arguments[-1]:
         arguments = [
-            *arguments,
+            "train",
             f"data.shards={shards}/train-*.tar",
             f"data.validation_shards={shards}/validation-*.tar",
             "data.global_batch=8",
             "data.batch_size=8",
+            *arguments[1:],
         ]
     assert run_cli(*arguments) == 2
     line = refused(capsys)
@@ -145,3 +151,30 @@ def test_plan_as_text_draws_any_pattern(run_cli: Cli, capsys: pytest.CaptureFixt
     assert "down 0  [# RA] [. RA]" in text
     assert "down 1  [# RA] [# RA]" in text
     assert "618,662,404" in text
+
+
+def test_prompts_may_have_commas_and_quotes() -> None:
+    wanted = "prompt='a cat, a dog\\'s (red) hat: yes'"
+    assert quoted_prompt("prompt=a cat, a dog's (red) hat: yes") == wanted
+    assert quoted_prompt("prompt=[a,b]") == "prompt=[a,b]"
+    assert quoted_prompt("prompt='x'") == "prompt='x'"
+    assert quoted_prompt("model=a,b") == "model=a,b"
+
+
+def test_export_never_overwrites_what_is_no_export(
+    run_cli: Cli, tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(*tiny_run, "name=run") == 0
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_text("dear")
+    capsys.readouterr()
+    assert run_cli("export", "run=runs/run", "out=photos") == 2
+    assert "photos exists and is no exported pipeline" in capsys.readouterr().err
+    assert (tmp_path / "photos" / "mine.jpg").read_text() == "dear"
+
+
+def test_other_worlds_are_not_judged_by_the_shapes_protocol(
+    run_cli: Cli, sd1_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("evaluate", f"model={sd1_folder}", "baseline=null", "protocol=shapes") == 2
+    assert "makes 16x16 pictures" in refused(capsys)

@@ -63,10 +63,10 @@ def test_the_embedded_world_end_to_end(
         "trainer.max_steps=3",
         "samples.every_n_steps=3",
         "samples.sampling.steps=2",
-        "evaluation.prompts=8",
-        "evaluation.held_out=4",
-        "evaluation.sampling.steps=3",
-        "evaluation.loss_samples=16",
+        "protocol.prompts=8",
+        "protocol.held_out=4",
+        "protocol.sampling.steps=3",
+        "protocol.loss_samples=16",
     ]
     assert run_cli(*arguments) == 0
     lines = capsys.readouterr().out.strip().splitlines()
