@@ -21,6 +21,7 @@ from bksdm.evaluation.report import table
 VARIANTS = {
     "small": ["student=small"],
     "small, random init": ["student=small", "method.init=random"],
+    "small, no caption dropout": ["student=small", "data.caption_dropout=0"],
     "small, published weights": ["student=small", "method=bk_sdm"],
     "small, task only": ["student=small", "method=task_only"],
     "small, task only, random init": ["student=small", "method=random_init"],
