@@ -6,6 +6,7 @@ which beat one process of two threads on small networks.
 """
 
 import argparse
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -107,6 +108,10 @@ def pack(work: Path, out: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out)
+    for config in out.rglob("config.json"):  # where the parts lay here is nobody's business
+        values = json.loads(config.read_text())
+        values.pop("_name_or_path", None)
+        config.write_text(json.dumps(values, indent=2) + "\n")
     net = OutlineNet()
     net.load_state_dict(load_file(work / "outline.safetensors"))
     save_file(net.half().state_dict(), out / "outline.safetensors")
