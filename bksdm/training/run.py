@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import sys
 import warnings
 from dataclasses import dataclass
@@ -204,5 +205,7 @@ def _quieten() -> None:
     """Silence Lightning's advice that does not hold here: our loader is resumable, and workers are
     the user's choice.
     """
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in _ADVICE:
         warnings.filterwarnings("ignore", message=message)

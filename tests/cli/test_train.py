@@ -96,3 +96,21 @@ def test_random_init_is_another_student(run_cli: Cli, tiny_run: list[str], tmp_p
     }
     assert (weights["bk_sdm"] - weights["task_only"]).abs().max() < 0.01
     assert (weights["bk_sdm"] - weights["random_init"]).abs().max() > 0.01
+
+
+def test_bad_samples_are_said_on_the_command_line(
+    run_cli: Cli,
+    tiny_run: list[str],
+    shards: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for path in shards.glob("*.tar"):
+        (own / path.name).write_bytes(path.read_bytes().replace(b"\x89PNG", b"\x89GNP"))
+    arguments = [argument.replace(str(shards), str(own)) for argument in tiny_run]
+    assert run_cli(*arguments, "name=bad") == 2
+    assert "is bad" in caplog.text
+    assert "holds no readable sample" in capsys.readouterr().err
