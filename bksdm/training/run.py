@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 import sys
 import warnings
 from dataclasses import dataclass
@@ -188,17 +189,28 @@ def _check_identity(saved: dict[str, Any], now: dict[str, Any], folder: RunFolde
 
 
 def _metrics_until(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    """What was logged up to a step: Lightning's CSV logger deletes the file of a run that is
-    resumed.
+    """What was logged up to a step: Lightning's CSV logger deletes the file of a resumed run.
+
+    A copy stays beside it, should a kill come between deletion and rewriting.
     """
-    if not folder.metrics.exists():
+    copy = folder.metrics.with_suffix(".bak")
+    current, copied = _csv_rows(folder.metrics), _csv_rows(copy)
+    if len(current) >= len(copied) and folder.metrics.exists():
+        shutil.copyfile(folder.metrics, copy)
+    rows = max(current, copied, key=len)
+    return [row for row in rows if int(row["step"]) < step]
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
         return []
-    with folder.metrics.open(newline="") as file:
+    with path.open(newline="") as file:
         rows = [
-            {name: value for name, value in row.items() if value != ""}
+            {name: value for name, value in row.items() if name and value}
             for row in csv.DictReader(file)
         ]
-    return [row for row in rows if int(row["step"]) < step]
+    # A kill may have cut the last line off.
+    return [row for row in rows if str(row.get("step", "")).isdigit()]
 
 
 def _quieten() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bksdm.training.checkpoint import load_student, read_checkpoint
-from bksdm.training.run import RunFolder
+from bksdm.training.run import RunFolder, _metrics_until
 
 Cli = Callable[..., int]
 
@@ -126,6 +126,19 @@ def test_metrics_survive_a_resume(
     (other.checkpoint.parent / "step_2.ckpt").rename(other.checkpoint)
     assert run_cli(*arguments) == 0
     assert sorted(other.metrics.read_text().splitlines()) == sorted(before)
+
+
+def test_metrics_survive_a_kill_while_they_are_rewritten(
+    run_cli: Cli, tiny_run: list[str], whole: Path
+) -> None:
+    del run_cli, tiny_run
+    folder = RunFolder(whole)
+    rows = _metrics_until(folder, 4)
+    assert [row["step"] for row in rows]
+    folder.metrics.unlink()
+    assert _metrics_until(folder, 4) == rows
+    folder.metrics.write_text("epoch,step\n0,")
+    assert _metrics_until(folder, 4) == rows
 
 
 def test_a_checkpoint_has_plain_types_and_no_teacher(whole: Path) -> None:
