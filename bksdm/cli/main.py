@@ -33,6 +33,8 @@ VERBS = {
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
 }
 
+TEXTS = ("prompt", "data.shards", "data.validation_shards")  # free text, where Hydra has a grammar
+
 
 def main() -> int:
     """The console entry point."""
@@ -96,7 +98,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     Raises:
         InputError: `teacher=` is neither a named teacher nor looks like a folder or Hub id.
     """
-    result = [quoted_prompt(item) for item in overrides]
+    result = [quoted_text(item) for item in overrides]
     chosen = {name: value for name, _, value in (item.partition("=") for item in overrides)}
     teacher = chosen.get("teacher")
     if teacher is None:
@@ -120,13 +122,15 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     return result
 
 
-def quoted_prompt(override: str) -> str:
-    """`prompt=a cat, a dog` as Hydra wants it: quoted, unless it is a list or quoted already."""
+def quoted_text(override: str) -> str:
+    """`prompt=a cat, a dog` and `data.shards=a/{0..9}.tar` as Hydra wants them: quoted, unless they
+    are a list or quoted already.
+    """
     name, equals, value = override.partition("=")
-    if name != "prompt" or not equals or value[:1] in ("[", "'", '"'):
+    if name not in TEXTS or not equals or value[:1] in ("", "[", "'", '"'):
         return override
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"prompt='{escaped}'"
+    return f"{name}='{escaped}'"
 
 
 def _explanation(error: BaseException) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.cli.main import VERBS, follow_teacher, quoted_prompt
+from bksdm.cli.main import VERBS, follow_teacher, quoted_text
 from bksdm.errors import InputError
 
 Cli = Callable[..., int]
@@ -155,10 +155,19 @@ def test_plan_as_text_draws_any_pattern(run_cli: Cli, capsys: pytest.CaptureFixt
 
 def test_prompts_may_have_commas_and_quotes() -> None:
     wanted = "prompt='a cat, a dog\\'s (red) hat: yes'"
-    assert quoted_prompt("prompt=a cat, a dog's (red) hat: yes") == wanted
-    assert quoted_prompt("prompt=[a,b]") == "prompt=[a,b]"
-    assert quoted_prompt("prompt='x'") == "prompt='x'"
-    assert quoted_prompt("model=a,b") == "model=a,b"
+    assert quoted_text("prompt=a cat, a dog's (red) hat: yes") == wanted
+    assert quoted_text("prompt=[a,b]") == "prompt=[a,b]"
+    assert quoted_text("prompt='x'") == "prompt='x'"
+    assert quoted_text("model=a,b") == "model=a,b"
+    assert quoted_text("data.shards=a/{0..9}.tar") == "data.shards='a/{0..9}.tar'"
+
+
+def test_brace_patterns_reach_the_data(
+    run_cli: Cli, tiny_run: list[str], shards: Path, tmp_path: Path
+) -> None:
+    braces = f"data.shards={shards}/train-{{00000..00002}}.tar"
+    assert run_cli(*tiny_run, braces, "name=braces", "trainer.max_steps=1") == 0
+    assert (tmp_path / "runs" / "braces" / "student").is_dir()
 
 
 def test_export_never_overwrites_what_is_no_export(
