@@ -1,6 +1,7 @@
 """bksdm evaluate."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def _evaluate(
     for name, pipeline in pipelines.items():
         pipeline.to(best_device())
         total = protocol.prompts + protocol.held_out
+        if not sys.stdout.isatty():
+            print(f"evaluating {name}: {total} images", flush=True)
         with tqdm(total=total, desc=f"images of {name}", unit="image", disable=None) as bar:
             result, made = evaluate_shapes(
                 pipeline, protocol, name=name, teacher=reference, advance=bar.update

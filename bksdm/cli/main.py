@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the user must change something; 1 a bug; 130 / 143 ended b
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -98,6 +99,11 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     Raises:
         InputError: `teacher=` is neither a named teacher nor looks like a folder or Hub id.
     """
+    added = [item for item in overrides if item[:1] in ("+", "~")]
+    if added:
+        raise InputError(
+            f"{added[0]}: settings cannot be added or removed; `bksdm {verb} --cfg job` lists them"
+        )
     result = [quoted_text(item) for item in overrides]
     chosen = {name: value for name, _, value in (item.partition("=") for item in overrides)}
     teacher = chosen.get("teacher")
@@ -156,8 +162,19 @@ def _explanation(error: BaseException) -> str | None:
             "method.gradient_checkpointing=true"
         )
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
-        return _one_line(error)
+        return _of_setting(_one_line(error))
     return None
+
+
+def _of_setting(message: str) -> str:
+    """Hydra's message without its advice, which is wrong here: adding a setting does nothing."""
+    unknown = re.match(r"Could not override '([^']+)'", message)
+    if unknown:
+        return f"no setting {unknown[1]!r}; `bksdm VERB --cfg job` lists them"
+    missing = re.match(r"Missing mandatory value: (\S+)", message)
+    if missing:
+        return f"{missing[1]}= is missing; give it a value"
+    return message.split(" Config search path:")[0]
 
 
 def _raised_by(error: BaseException, package: str) -> bool:

@@ -25,4 +25,8 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
                 f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"
             )
         return load_pipeline(folder.student)
+    if not folder.path.exists() and folder.path.parent != Path() and folder.path.parent.is_dir():
+        raise InputError(
+            f"model {name}: nothing there; expected a run, a diffusers folder or a Hub id"
+        )
     return load_pipeline(name)

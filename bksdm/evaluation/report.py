@@ -23,7 +23,9 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
 
 def shapes_tables(results: Sequence[ShapesResult]) -> str:
     """What is good, in two tables, then what it costs."""
-    n = results[0].accuracy["all"].n
+    accuracy = results[0].accuracy
+    n = accuracy["all"].n
+    unseen = f", held out {accuracy['held out'].n}" if "held out" in accuracy else ""
     models = [result.model for result in results]
     tables = [
         table(
@@ -52,8 +54,9 @@ def shapes_tables(results: Sequence[ShapesResult]) -> str:
         ),
     ]
     notes = (
-        f"n = {n} prompts; of teacher's: paired bootstrap over prompts; time: median of one call"
-        "\n(quartiles in the results); loss: denoising; latent MSE: to the teacher's, same seeds"
+        f"n = {n} prompts{unseen}; of teacher's: paired bootstrap over prompts; MACs: with attention\n"
+        "products; time: median of one call (quartiles in the results); loss: denoising; latent MSE: to"
+        "\nthe teacher's, same seeds"
     )
     return "\n\n".join([*tables, notes])
 
