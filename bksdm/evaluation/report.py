@@ -54,9 +54,9 @@ def shapes_tables(results: Sequence[ShapesResult]) -> str:
         ),
     ]
     notes = (
-        f"n = {n} prompts{unseen}; of teacher's: paired bootstrap over prompts; MACs: with attention\n"
-        "products; time: median of one call (quartiles in the results); loss: denoising; latent MSE: to"
-        "\nthe teacher's, same seeds"
+        f"n = {n} prompts{unseen}; of teacher's: paired bootstrap over prompts; MACs: with\n"
+        "attention products; time: median of one call (quartiles in the results);\n"
+        "loss: denoising; latent MSE: to the teacher's, same seeds"
     )
     return "\n\n".join([*tables, notes])
 
