@@ -12,9 +12,8 @@ from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import from_texts
 from bksdm.export.pipeline import best_device
 
-SMALL_WORLD_SIZE = (
-    64  # pictures this small are of the embedded world, whose best guidance scale is 3
-)
+# Pictures this small are of the embedded world, whose best guidance scale is 3.
+SMALL_WORLD_SIZE = 64
 
 
 def run(config: DictConfig) -> int:

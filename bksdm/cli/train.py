@@ -39,7 +39,7 @@ FREE = frozenset(
         "checkpoint",
         "samples",
         "protocol",
-        "data.shards",  # moving them is fine: the index fingerprint in the checkpoint guards them
+        "data.shards",  # may move: the index fingerprint in the checkpoint guards what they hold
         "data.validation_shards",
         "data.workers",
         "data.batch_size",
@@ -143,7 +143,7 @@ def _distil(
         prompts=from_texts(list(config.samples.prompts), seed=config.samples.seed),
         sampling=built(config.samples.sampling, Sampling),
         every_n_steps=config.samples.every_n_steps,
-        before=cut(teacher, plan, init=config.method.init, seed=config.seed),
+        before=lambda: cut(teacher, plan, init=config.method.init, seed=config.seed),
         ema=ema,
     )
     checkpoints = Checkpoints(folder.checkpoint, **plain(config.checkpoint))

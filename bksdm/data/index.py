@@ -173,6 +173,5 @@ def _write_cache(path: Path, shards: dict[str, Shard]) -> None:
         temporary.write_text(json.dumps([asdict(shard) for shard in shards.values()]))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(
-            missing_ok=True
-        )  # a read-only data folder is fine; the scan is repeated next time
+        # A read-only data folder is fine; the scan is repeated next time.
+        temporary.unlink(missing_ok=True)

@@ -38,9 +38,8 @@ HELD_OUT: Final = frozenset(
 TWO_OBJECTS: Final = 0.6  # share of the scenes with two objects
 
 _SUPERSAMPLING: Final = 4
-_HALF_GAP: Final = (
-    15.5  # distance of each of two objects from the middle, along the relation's axis
-)
+# Distance of each of two objects from the middle, along the relation's axis.
+_HALF_GAP: Final = 15.5
 _JITTER_ALONE, _JITTER_ALONG, _JITTER_ACROSS = 8.0, 1.0, 6.0
 
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm.errors import InputError
+from bksdm.models.source import first_line
 from bksdm.models.teacher import Teacher
 
 
@@ -43,9 +44,8 @@ def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableD
             requires_safety_checker=False,
         )
     except (OSError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model {folder}: {line}; expected a diffusers folder, a run, or a Hub id"
+            f"model {folder}: {first_line(error)}; expected a diffusers folder, a run, or a Hub id"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -21,7 +21,8 @@ from diffusers import UNet2DConditionModel
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bksdm.errors import InputError
-from bksdm.training.distill import ends_step
+from bksdm.training.distill import Distillation
+from bksdm.training.steps import StepCallback
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary.replace(target)
 
 
-class Checkpoints(pl.Callback):
+class Checkpoints(StepCallback):
     """Replaces `last` every `every_n_steps`, at the end, and when a signal comes, which also ends
     the run.
 
@@ -84,18 +85,9 @@ class Checkpoints(pl.Callback):
         del trainer, pl_module
         self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save if it is time, at the end of an optimiser step."""
-        del pl_module, outputs, batch
-        if not ends_step(trainer, batch_idx):
-            return
+    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+        """Save if it is time."""
+        del module
         step = trainer.global_step
         late = time.monotonic() - self._saved_at > 60 * self.every_minutes
         last = step == trainer.max_steps

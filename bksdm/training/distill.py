@@ -160,8 +160,3 @@ def predict(unet: UNet2DConditionModel, noisy: NoisyBatch, *, taps: Sequence[str
     with tap(unet, taps) as seen:
         sample = unet(noisy.latents, noisy.timesteps, noisy.text, return_dict=False)[0]
     return Prediction(sample, tuple(seen[name] for name in taps))
-
-
-def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """True if this micro-batch is the last of an optimiser step."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0

@@ -1,5 +1,6 @@
-"""Exponential moving average of the student, by diffusers' EMAModel: decay min(decay, (1 + n) / (10
-+ n)) after n steps.
+"""Exponential moving average of the student, by diffusers' EMAModel.
+
+Its decay after n steps is min(decay, (1 + n) / (10 + n)).
 """
 
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ import pytorch_lightning as pl
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from bksdm.training.distill import Distillation, ends_step
+from bksdm.training.distill import Distillation
+from bksdm.training.steps import StepCallback
 
 
-class Ema(pl.Callback):
+class Ema(StepCallback):
     """Averages the student after each optimiser step; validation and samples see the average."""
 
     def __init__(self, *, decay: float) -> None:
@@ -45,20 +47,11 @@ class Ema(pl.Callback):
             self._average.load_state_dict(self._saved)
         self._average.to(pl_module.device)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """Average once an optimiser step, not once a micro-batch."""
-        del outputs, batch
-        assert isinstance(pl_module, Distillation)
+        del trainer
         assert self._average is not None
-        if ends_step(trainer, batch_idx):
-            self._average.step(pl_module.student.parameters())
+        self._average.step(module.student.parameters())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the average."""

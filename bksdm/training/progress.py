@@ -9,10 +9,11 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from bksdm.training.distill import ends_step
+from bksdm.training.distill import Distillation
+from bksdm.training.steps import StepCallback
 
 
-class Progress(pl.Callback):
+class Progress(StepCallback):
     """A tqdm bar over optimiser steps; without a terminal its line is printed every `seconds`."""
 
     def __init__(self, *, seconds: float, global_batch: int) -> None:
@@ -37,17 +38,10 @@ class Progress(pl.Callback):
                 dynamic_ncols=True,
             )
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """One step further."""
-        del pl_module, outputs, batch
-        if not trainer.is_global_zero or not ends_step(trainer, batch_idx):
+        del module
+        if not trainer.is_global_zero:
             return
         now = time.monotonic()
         if self._bar is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.errors import InputError
@@ -134,20 +134,44 @@ def fit(
     Raises:
         InputError: the checkpoint belongs to other data, another plan or another teacher.
     """
-    done = steps_done(folder)
-    if done:
-        _check_identity(read_checkpoint(folder.checkpoint)["bksdm"], module.identity, folder)
+    saved = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None
+    if saved:
+        _check_identity(saved["bksdm"], module.identity, folder)
     progress = Progress(
         seconds=2 if sys.stdout.isatty() else 15, global_batch=data.order.global_batch
     )
     _quieten()
-    kept = _metrics_until(folder, done)
+    loggers = _loggers(folder, first_step=saved["global_step"] if saved else 0)
+    trainer = _trainer(settings, folder, loggers, [ema, samples, progress, checkpoints])
+    accumulation = data.order.accumulation(data.batch_size, trainer.world_size)
+    trainer.accumulate_grad_batches = accumulation
+    trainer.val_check_interval = settings.validate_every_n_steps * accumulation
+    folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    resumed = folder.checkpoint if saved else None
+    del saved  # its weights are read again by the trainer
+    try:
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # Lightning's answer to a second Ctrl-C
+    return checkpoints.received
+
+
+def _loggers(folder: RunFolder, *, first_step: int) -> list[Logger]:
+    kept = _metrics_until(folder, first_step)
     table = CSVLogger(folder.path, name="", version="")
-    board = TensorBoardLogger(folder.path, name="", version="")
     table.experiment.metrics.extend(kept)
     table.save()
+    return [table, TensorBoardLogger(folder.path, name="", version="")]
+
+
+def _trainer(
+    settings: TrainerSettings,
+    folder: RunFolder,
+    loggers: list[Logger],
+    callbacks: list[pl.Callback],
+) -> pl.Trainer:
     try:
-        trainer = pl.Trainer(
+        return pl.Trainer(
             max_steps=settings.max_steps,
             accelerator=settings.accelerator,
             devices=settings.devices,
@@ -163,20 +187,11 @@ def fit(
             enable_model_summary=False,
             enable_progress_bar=False,
             default_root_dir=folder.path,
-            logger=[table, board],
-            callbacks=[ema, samples, progress, checkpoints],
+            logger=loggers,
+            callbacks=callbacks,
         )
     except MisconfigurationException as error:
         raise InputError(f"trainer settings: {' '.join(str(error).split())}") from error
-    accumulation = data.order.accumulation(data.batch_size, trainer.world_size)
-    trainer.accumulate_grad_batches = accumulation
-    trainer.val_check_interval = settings.validate_every_n_steps * accumulation
-    folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        trainer.fit(module, data, ckpt_path=folder.checkpoint if done else None, weights_only=True)
-    except SystemExit as error:
-        raise KeyboardInterrupt from error  # Lightning's answer to a second Ctrl-C
-    return checkpoints.received
 
 
 def _check_identity(saved: dict[str, Any], now: dict[str, Any], folder: RunFolder) -> None:

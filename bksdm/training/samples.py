@@ -2,9 +2,8 @@
 before, student now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,11 +15,12 @@ from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import Prompt
 from bksdm.export.pipeline import assemble
-from bksdm.training.distill import Distillation, ends_step
+from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
+from bksdm.training.steps import StepCallback
 
 
-class SampleGrid(pl.Callback):
+class SampleGrid(StepCallback):
     """Draws samples/step_N.png every `every_n_steps` optimiser steps; 0 switches it off."""
 
     def __init__(
@@ -30,7 +30,7 @@ class SampleGrid(pl.Callback):
         prompts: Sequence[Prompt],
         sampling: Sampling,
         every_n_steps: int,
-        before: UNet2DConditionModel,
+        before: Callable[[], UNet2DConditionModel],
         ema: Ema,
     ) -> None:
         self.folder = folder
@@ -41,33 +41,21 @@ class SampleGrid(pl.Callback):
         self.ema = ema
         self._fixed: dict[str, list[Tensor]] = {}
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Draw at each multiple of the interval."""
-        del outputs, batch
-        if not self.every_n_steps or not ends_step(trainer, batch_idx):
-            return
+    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+        """Draw at each multiple of the interval, and at the end."""
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
         if due and trainer.is_global_zero:
-            assert isinstance(pl_module, Distillation)
-            self.draw(trainer, pl_module)
+            self.draw(trainer, module)
 
     def draw(self, trainer: pl.Trainer, module: Distillation) -> Path:
         """Draw the grid of the averaged student as it is now."""
         if not self._fixed:
-            before = self.before.to(module.device).eval()
+            before = self.before().to(module.device).eval()
             self._fixed = {
                 "teacher": self._images(module, module.teacher.unet),
                 "student before": self._images(module, before),
             }
-            self.before.to("cpu")
         module.student.eval()
         with self.ema.applied(module.student):
             now = self._images(module, module.student)

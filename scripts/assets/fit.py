@@ -22,7 +22,6 @@ def fit(
     lr: float,
     state: Path,
     ema_decay: float = 0.0,
-    stop_after: int | None = None,
 ) -> nn.Module:
     """Minimise `loss` over `model` with AdamW and a cosine schedule; returns the averaged model
     when `ema_decay` > 0.
@@ -50,8 +49,7 @@ def fit(
 
     model.train()
     begin = saved_at = time.monotonic()
-    last = min(steps, stop_after or steps)
-    for step in range(first, last):
+    for step in range(first, steps):
         value = loss(torch.Generator().manual_seed(step * world + rank))
         optimizer.zero_grad()
         value.backward()
@@ -73,7 +71,7 @@ def fit(
                 value.item(),
                 rate,
             )
-        if now - saved_at > SAVE_EVERY_SECONDS or step + 1 == last:
+        if now - saved_at > SAVE_EVERY_SECONDS or step + 1 == steps:
             temporary = state.with_suffix(".tmp")
             torch.save(
                 {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1},

@@ -144,7 +144,6 @@ def train(
     batch: int,
     lr: float,
     name: str = "unet",
-    stop_after: int | None = None,
 ) -> UNet2DConditionModel:
     """Train on the cache, resumably; returns the exponential moving average."""
     unet = build(layout, text_width=cache.states.shape[-1])
@@ -155,5 +154,4 @@ def train(
         lr=lr,
         state=work / f"{name}.pt",
         ema_decay=0.998,
-        stop_after=stop_after,
     )
