@@ -1,25 +1,32 @@
-"""Which sample is next: a pure function of (seed, index, global batch).
+"""Which sample is next: a pure function of (seed, epoch, index, global batch).
 
 A run is one stream of global positions 0, 1, 2, ...; global batch g is the positions [g B, (g + 1)
 B). The stream is cut into epochs of whole global batches. In each epoch the shards are permuted,
 and samples are permuted inside windows of a few neighbouring shards. Nothing here has state, so
-resuming is starting at a position, on any number of processes.
+resuming is starting at a position, on any number of processes; and nothing is larger than the list
+of shards or one window, however many samples there are.
+
+Lanes keep nodes from reading each other's shards: lane l of L runs through its own L-th of the
+epoch and gives every global batch its l-th slice, so that a process, whose part of a global batch
+is contiguous, reads the shards of its lanes alone.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from bksdm.errors import InputError
 
 _EPOCH, _WINDOW, _SAMPLE = 0, 1, 2  # separate random streams of one seed
+# A process needs a window of each lane that it reads, twice at their ends.
+_CACHED_WINDOWS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Order:
     """The order of the samples of a run.
 
@@ -28,45 +35,68 @@ class Order:
         seed: seed of the order, and of everything random about a sample.
         global_batch: samples an optimiser step, over all processes.
         window: shards whose samples are mixed.
+        lanes: parts of the epoch that are read side by side; the number of nodes, or a multiple.
+        remainder: what an epoch does with samples that fill no global batch: "drop" leaves them
+            out, others every epoch; "wrap" fills up with the epoch's first ones.
     """
 
-    counts: tuple[int, ...]
+    counts: Sequence[int]
     seed: int
     global_batch: int
     window: int = 8
+    lanes: int = 1
+    remainder: Literal["drop", "wrap"] = "drop"
 
     def __post_init__(self) -> None:
-        if self.global_batch < 1 or self.window < 1:
+        for name in ("global_batch", "window", "lanes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"data.{name}={getattr(self, name)}: expected at least 1")
+        if self.remainder not in ("drop", "wrap"):
+            raise InputError(f"data.remainder={self.remainder}: expected drop or wrap")
+        if self.global_batch % self.lanes:
             raise InputError(
-                f"global batch {self.global_batch} and window {self.window}: both must be at"
-                " least 1"
+                f"data.global_batch={self.global_batch} is no multiple of data.lanes={self.lanes}"
             )
-        if sum(self.counts) < self.global_batch:
+        if not self.steps_per_epoch:
             raise InputError(
-                f"the shards hold {sum(self.counts)} samples, less than one global batch of"
-                f" {self.global_batch}; use a smaller data.global_batch or more data"
+                f"the shards hold {self.samples} samples, less than one global batch of"
+                f" {self.global_batch}; use a smaller data.global_batch, more data, or"
+                " data.remainder=wrap"
             )
 
     @property
+    def samples(self) -> int:
+        """Samples of the data set."""
+        return _epoch(self, 0).samples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of an epoch."""
+        whole, rest = divmod(self.samples, self.global_batch)
+        return whole + (self.remainder == "wrap" and rest > 0)
+
+    @property
     def epoch_size(self) -> int:
-        """Samples of an epoch: whole global batches; what remains is left out, other samples every
-        epoch.
-        """
-        total = sum(self.counts)
-        return total - total % self.global_batch
+        """Positions of an epoch."""
+        return self.steps_per_epoch * self.global_batch
 
     def sample(self, position: int) -> tuple[int, int]:
         """(shard, row) of the sample at a global position."""
-        epoch, offset = divmod(position, self.epoch_size)
-        starts, groups = _windows(self, epoch)
-        window = bisect_right(starts, offset) - 1
-        shards = groups[window]
-        row = int(_permutation(self, epoch, window)[offset - starts[window]])
-        for shard in shards:
-            if row < self.counts[shard]:
-                return shard, row
-            row -= self.counts[shard]
-        raise AssertionError("a window's permutation covers its shards")
+        epoch, place = self._place(position)
+        return self._at(epoch, place)
+
+    def shards_ahead(self, position: int, *, windows: int) -> list[int]:
+        """The shards of the window that a position lies in and of the next ones of its lane, in
+        the order of their first use: what a cache of remote shards should fetch.
+        """
+        epoch, place = self._place(position)
+        layout = _epoch(self, epoch)
+        first = layout.window_of(place)
+        return [
+            shard
+            for window in range(first, min(first + windows, len(layout.starts)))
+            for shard in layout.group(window)
+        ]
 
     def sample_seed(self, position: int) -> int:
         """Seed of everything random about the sample at a global position, below 2**63."""
@@ -76,13 +106,15 @@ class Order:
     def micro_batches(
         self, *, first_step: int, last_step: int, batch: int, rank: int, world: int
     ) -> Iterator[range]:
-        """Positions of each micro-batch of `rank`, for optimiser steps [first_step, last_step)."""
-        for micro in range(
-            first_step * self.accumulation(batch, world),
-            last_step * self.accumulation(batch, world),
-        ):
-            start = (micro * world + rank) * batch
-            yield range(start, start + batch)
+        """Positions of each micro-batch of `rank`, for optimiser steps [first_step, last_step).
+
+        A process takes a contiguous part of every global batch.
+        """
+        micro_batches = self.accumulation(batch, world)
+        for step in range(first_step, last_step):
+            start = step * self.global_batch + rank * micro_batches * batch
+            for micro in range(micro_batches):
+                yield range(start + micro * batch, start + (micro + 1) * batch)
 
     def accumulation(self, batch: int, world: int) -> int:
         """Micro-batches an optimiser step.
@@ -98,19 +130,56 @@ class Order:
             )
         return count
 
+    def _place(self, position: int) -> tuple[int, int]:
+        """(epoch, place in the epoch's permuted stream) of a global position."""
+        batch, slot = divmod(position, self.global_batch)
+        epoch, step = divmod(batch, self.steps_per_epoch)
+        share = self.global_batch // self.lanes
+        lane, offset = divmod(slot, share)
+        return epoch, ((lane * self.steps_per_epoch + step) * share + offset) % self.samples
 
-@lru_cache(maxsize=4)
-def _windows(order: Order, epoch: int) -> tuple[list[int], list[list[int]]]:
-    shards = (
-        np.random.default_rng((order.seed, _EPOCH, epoch)).permutation(len(order.counts)).tolist()
+    def _at(self, epoch: int, place: int) -> tuple[int, int]:
+        layout = _epoch(self, epoch)
+        window = layout.window_of(place)
+        row = int(_permutation(self, epoch, window)[place - int(layout.starts[window])])
+        for shard in layout.group(window):
+            if row < self.counts[shard]:
+                return shard, row
+            row -= self.counts[shard]
+        raise AssertionError("a window's permutation covers its shards")
+
+
+@dataclass(frozen=True, eq=False)
+class _Epoch:
+    """The permuted shards of an epoch, and where each window begins among its samples."""
+
+    shards: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    window: int
+    samples: int
+
+    def window_of(self, place: int) -> int:
+        return int(np.searchsorted(self.starts, place, side="right")) - 1
+
+    def group(self, window: int) -> list[int]:
+        shards: list[int] = self.shards[window * self.window : (window + 1) * self.window].tolist()
+        return shards
+
+
+@lru_cache(maxsize=8)
+def _epoch(order: Order, epoch: int) -> _Epoch:
+    counts = np.asarray(order.counts, dtype=np.int64)
+    shards = np.random.default_rng((order.seed, _EPOCH, epoch)).permutation(len(counts))
+    sizes = (
+        np.add.reduceat(counts[shards], np.arange(0, len(counts), order.window))
+        if len(counts)
+        else counts
     )
-    groups = [shards[i : i + order.window] for i in range(0, len(shards), order.window)]
-    sizes = [sum(order.counts[shard] for shard in group) for group in groups]
-    return [0, *accumulate(sizes)][:-1], groups
+    return _Epoch(shards, np.cumsum(sizes) - sizes, order.window, int(counts.sum()))
 
 
-@lru_cache(maxsize=4)
-def _permutation(order: Order, epoch: int, window: int) -> np.ndarray:
-    _, groups = _windows(order, epoch)
-    size = sum(order.counts[shard] for shard in groups[window])
-    return np.random.default_rng((order.seed, _WINDOW, epoch, window)).permutation(size)
+@lru_cache(maxsize=_CACHED_WINDOWS)
+def _permutation(order: Order, epoch: int, window: int) -> npt.NDArray[np.uint32]:
+    size = sum(order.counts[shard] for shard in _epoch(order, epoch).group(window))
+    generator = np.random.default_rng((order.seed, _WINDOW, epoch, window))
+    return generator.permutation(size).astype(np.uint32)

@@ -1,0 +1,90 @@
+"""Bytes of a sample to picture, caption or array. Never executes anything: pictures of three
+formats, UTF-8 text and plain arrays are read, every other member is left alone.
+"""
+
+import io
+import warnings
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+PICTURE_FORMATS: Final = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS: Final = 89_478_485  # Pillow's own limit against decompression bombs, a quarter of 1 GiB
+
+
+class BadSampleError(ValueError):
+    """A sample that cannot be used.
+
+    Attributes:
+        reason: a few words, the same for every sample with this fault, as they are counted.
+        detail: what the decoder said.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+def decode_picture(data: bytes, *, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
+    """An upright RGB picture, whatever its mode, depth and EXIF orientation.
+
+    Raises:
+        BadSampleError: empty, too large, of another format, or broken.
+    """
+    if not data:
+        raise BadSampleError("empty picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a large picture and odd EXIF are our business
+            image = Image.open(io.BytesIO(data), formats=formats)
+            if image.width * image.height > MAX_PIXELS:
+                raise BadSampleError("too many pixels", f"{image.width} x {image.height}")
+            return upright_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise BadSampleError("too many pixels", str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise BadSampleError("not a picture", "neither JPEG, PNG nor WebP") from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
+        if isinstance(error, BadSampleError):
+            raise
+        raise BadSampleError("broken picture", str(error)) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says, transparency over white, 16 bits a channel scaled to 8, CMYK and grey
+    converted.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        image.alpha_composite(layer)
+    return image.convert("RGB")
+
+
+def decode_caption(data: bytes) -> str:
+    """A caption, without white space around it.
+
+    Raises:
+        BadSampleError: not UTF-8.
+    """
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise BadSampleError("caption is not UTF-8", str(error)) from error
+
+
+def decode_array(data: bytes) -> npt.NDArray[Any]:
+    """A plain array from the bytes of an .npy file; objects are refused.
+
+    Raises:
+        BadSampleError: not an array.
+    """
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, OSError, EOFError) as error:
+        raise BadSampleError("broken latents", str(error)) from error
