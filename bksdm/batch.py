@@ -1,39 +1,66 @@
 """The data types that cross layers. Knows nothing of how they are made or used."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+class Fault(NamedTuple):
+    """A bad sample, for which another one stands in."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextImageBatch:
-    """Pictures and captions of one batch, ready for the encoders.
+    """Pictures and captions of one batch, as pixels and tokens for the encoders, or as what the
+    encoders have made of them before.
 
     Attributes:
-        pixels: (B, 3, H, W), float in [-1, 1].
         tokens: (B, T), token ids; those of the empty caption where the caption was dropped.
         seeds: (B,), int64; everything random about a sample comes from its seed, which is a
             function of the run's seed and the sample's global position.
+        pixels: (B, 3, H, W), float in [-1, 1]; None if there are moments.
+        moments: (B, 2 C, h, w), mean and log variance of the VAE's latents; None if there are
+            pixels.
+        text: (B, T, D), text states; None if the tokens are still to be encoded.
+        faults: samples that should have been in the batch and could not be used.
     """
 
-    pixels: Tensor
     tokens: Tensor
     seeds: Tensor
+    pixels: Tensor | None = None
+    moments: Tensor | None = None
+    text: Tensor | None = None
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.pixels is None) == (self.moments is None):
+            raise ValueError("a batch has either pixels or moments")
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TextImageBatch":
-        """Pixels and tokens moved to `device`; seeds are read on the CPU and stay there."""
-        pixels, tokens = (
-            part.to(device, non_blocking=non_blocking) for part in (self.pixels, self.tokens)
-        )
-        return replace(self, pixels=pixels, tokens=tokens)
+        """All tensors moved to `device`, but for the seeds, which are read on the CPU."""
+        moved = {
+            name: part.to(device, non_blocking=non_blocking)
+            for name, part in self._tensors().items()
+        }
+        return replace(self, **moved)
 
     def pin_memory(self) -> "TextImageBatch":
         """Called by the DataLoader before a copy to the GPU."""
-        return replace(self, pixels=self.pixels.pin_memory(), tokens=self.tokens.pin_memory())
+        return replace(self, **{name: part.pin_memory() for name, part in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        del parts["seeds"]
+        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,16 @@ T = TypeVar("T")
 
 
 def built(node: DictConfig, kind: type[T], **extra: Any) -> T:
-    """The object that a node's `_target_` describes.
+    """The object that a node's `_target_` describes; `extra` goes to it untouched.
 
     Raises:
         InputError: the node has a key or a value that the target does not take.
     """
     try:
-        result = hydra.utils.instantiate(node, _convert_="all", **extra)
+        # In two steps: Hydra would turn a dataclass among the arguments into a config.
+        result = hydra.utils.instantiate(node, _convert_="all", _partial_=True)(**extra)
+    except TypeError as error:
+        raise InputError(f"settings of {kind.__name__}: {error}") from error
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, InputError):

@@ -42,7 +42,11 @@ FREE = frozenset(
         "data.shards",  # may move: the index fingerprint in the checkpoint guards what they hold
         "data.validation_shards",
         "data.workers",
+        "data.start_method",
         "data.batch_size",
+        "data.cache",
+        "data.max_bad_fraction",
+        "data.accept_changed",
         "trainer.accelerator",
         "trainer.devices",
         "trainer.num_nodes",
@@ -132,10 +136,10 @@ def _distil(
         config.data,
         ShardDataModule,
         seed=config.seed,
-        tokenizer=teacher.tokenizer,
+        teacher=teacher,
         resolution=_resolution(config, teacher, plan),
     )
-    data.order.accumulation(data.batch_size, 1)
+    data.accumulation(1)
     module = _module(config, teacher, plan, data)
     ema = Ema(decay=config.ema_decay)
     samples = SampleGrid(

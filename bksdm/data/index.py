@@ -1,177 +1,278 @@
-"""What the shards hold: samples of each WebDataset tar and where their bytes are, so that a sample
-is one read.
+"""Which shards a data set has, and how many samples each: small, whatever the shards hold.
 
-The index is cached beside the shards and rebuilt when a shard's size or time has changed. Its hash
-goes into checkpoints.
+A row costs a look at the record that img2dataset and our own writers leave beside a shard
+(`NAME_stats.json`), else one scan of the tar. Rows are cached beside the shards and made again when
+a shard's size or time has changed. The hash of all rows goes into checkpoints.
 """
 
 import hashlib
 import json
-import tarfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from glob import glob
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import braceexpand
-
+from bksdm.data.contents import read_contents
+from bksdm.data.location import base_name, expand, is_remote, sibling
+from bksdm.data.remote import read_small, size_of
+from bksdm.data.store import ShardStore
 from bksdm.errors import InputError
 
-IMAGE_SUFFIXES: Final = ("png", "jpg", "jpeg", "webp")
-CACHE_NAME: Final = ".bksdm-index.json"
+TABLE_NAME: Final = ".bksdm-index.json"
+_VERSION: Final = 2
+_LOOKS_AT_ONCE: Final = 32  # network file systems and servers answer slowly, but in parallel
 
-Span = tuple[int, int]  # offset and size in bytes
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar: for each complete sample its key, and the spans of picture and caption.
+    """One tar.
 
     Attributes:
-        incomplete: samples without a picture or without a caption, which are left out.
+        location: path or URL.
+        size: bytes; 0 if a server does not say.
+        modified_ns: when it was written; 0 for remote shards.
+        count: samples, good and bad.
+        digest: of its table of contents, or of the record beside it.
+        format: what a latent shard says of itself, as JSON; empty for pictures.
+        sha256: of the whole file, if the record has it.
     """
 
-    name: str
+    location: str
     size: int
     modified_ns: int
-    keys: tuple[str, ...]
-    images: tuple[Span, ...]
-    captions: tuple[Span, ...]
-    incomplete: int
+    count: int
+    digest: str
+    format: str = ""
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return base_name(self.location)
 
 
 @dataclass(frozen=True)
 class ShardIndex:
     """The shards of a data set, in the order in which they were named."""
 
-    folder: Path
     shards: tuple[Shard, ...]
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
-        """Complete samples of each shard."""
-        return tuple(len(shard.keys) for shard in self.shards)
+        """Samples of each shard."""
+        return tuple(shard.count for shard in self.shards)
 
     @property
+    def samples(self) -> int:
+        """Samples of the data set."""
+        return sum(self.counts)
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Changes when a shard is added, removed, reordered or holds other bytes at other places;
-        not when it moves.
+        """Changes when a shard is added, removed, reordered or holds something else; not when it
+        moves.
         """
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(
-                repr((shard.name, shard.size, shard.keys, shard.images, shard.captions)).encode()
-            )
+            digest.update(f"{shard.name} {shard.size} {shard.count} {shard.digest}\n".encode())
         return digest.hexdigest()[:16]
 
-    def path(self, shard: int) -> Path:
-        """Where a shard lies."""
-        return self.folder / self.shards[shard].name
+    @property
+    def format(self) -> str:
+        """What the shards say of themselves, as JSON; empty for pictures.
 
-
-def shard_paths(pattern: str | Sequence[str]) -> list[Path]:
-    """Paths that a pattern (glob or braces), or several, stand for.
-
-    Raises:
-        InputError: a pattern matches nothing, or a named shard is missing.
-    """
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    paths: list[Path] = []
-    for item in patterns:
-        expanded = (
-            list(braceexpand.braceexpand(item))
-            if "{" in item
-            else sorted(glob(item))
-            if "*" in item
-            else [item]
-        )
-        missing = [path for path in expanded if not Path(path).is_file()]
-        if missing or not expanded:
+        Raises:
+            InputError: they differ.
+        """
+        kinds = {shard.format: shard for shard in self.shards}
+        if len(kinds) > 1:
+            first, second, *_ = kinds.values()
             raise InputError(
-                f"no shard at {missing[0] if missing else item}; make the embedded world's with"
-                " `bksdm prepare`, or name yours with data.shards='folder/*.tar'"
+                f"shards {first.location} and {second.location} are of different kinds"
+                f" ({first.format or 'pictures'}, {second.format or 'pictures'}); expected one kind"
             )
-        paths += map(Path, expanded)
-    if len({path.parent for path in paths}) > 1:
-        raise InputError(
-            f"shards in several folders ({paths[0].parent}, {paths[-1].parent}, ...); expected one"
-            " folder"
-        )
-    return paths
+        return next(iter(kinds), "")
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint keeps, to tell later what has changed."""
+        names = [shard.name for shard in self.shards]
+        if len(set(names)) < len(names):  # several folders
+            names = ["/".join(shard.location.split("/")[-2:]) for shard in self.shards]
+        rows = zip(names, self.shards, strict=True)
+        return {
+            "hash": self.fingerprint,
+            "shards": {name: f"{shard.digest} {shard.count}" for name, shard in rows},
+        }
 
 
-def build_index(pattern: str | Sequence[str]) -> ShardIndex:
-    """Index the shards of a pattern; scans those that the cache does not know as they are."""
-    paths = shard_paths(pattern)
-    folder = paths[0].parent
-    known = _read_cache(folder / CACHE_NAME)
-    shards = []
-    for path in paths:
-        stat = path.stat()
-        cached = known.get(path.name)
-        fresh = cached and (cached.size, cached.modified_ns) == (stat.st_size, stat.st_mtime_ns)
-        shards.append(cached if cached and fresh else scan(path))
-    if any(known.get(shard.name) != shard for shard in shards):
-        _write_cache(folder / CACHE_NAME, {**known, **{shard.name: shard for shard in shards}})
-    return ShardIndex(folder, tuple(shards))
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two records of a data set, in words; empty if nothing does."""
+    if old["hash"] == new["hash"]:
+        return ""
+    was, now = old["shards"], new["shards"]
+    groups = {
+        "missing": [name for name in was if name not in now],
+        "new": [name for name in now if name not in was],
+        "changed": [name for name in was if name in now and was[name] != now[name]],
+    }
+    words = [
+        f"{len(names)} shard{'s' * (len(names) > 1)} {kind} ({', '.join(names[:3])}"
+        f"{', ...' * (len(names) > 3)})"
+        for kind, names in groups.items()
+        if names
+    ]
+    return ", ".join(words) or "the same shards in another order"
 
 
-def scan(path: Path) -> Shard:
-    """Read one tar's table of contents.
+def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None) -> ShardIndex:
+    """Index the shards of a pattern (see `location.expand`).
+
+    Args:
+        pattern: locations with globs or braces, or several.
+        store: fetches remote shards that have to be scanned.
 
     Raises:
-        InputError: not a tar, or cut off.
+        InputError: a shard is missing, unfinished or no tar.
     """
-    samples: dict[str, dict[str, Span]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                stem, _, suffix = member.name.rpartition("/")[2].partition(".")
-                if member.isfile() and stem:
-                    key = f"{member.name.rpartition('/')[0]}/{stem}".lstrip("/")
-                    samples.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError) as error:
+    store = store or ShardStore()
+    locations = expand(pattern, allow_pipe=store.settings.allow_pipe)
+    tables = {folder: _Table(folder, store) for folder in dict.fromkeys(map(_folder, locations))}
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        known = list(pool.map(lambda at: tables[_folder(at)].fresh(at), locations))
+        missing = [at for at, row in zip(locations, known, strict=True) if row is None]
+        records = dict(zip(missing, pool.map(_record, missing), strict=True))
+        _refuse_unfinished(records, locations)
+        made = dict(
+            zip(missing, pool.map(lambda at: _row(at, records[at], store), missing), strict=True)
+        )
+    rows = tuple(row or made[at] for at, row in zip(locations, known, strict=True))
+    for folder in {_folder(at) for at in missing}:
+        tables[folder].write(made[at] for at in missing if _folder(at) == folder)
+    return ShardIndex(rows)
+
+
+def _folder(location: str) -> str:
+    return "pipe:" if location.startswith("pipe:") else sibling(location, "")
+
+
+def _record(location: str) -> bytes | None:
+    """What the maker of a shard wrote down beside it when it was finished."""
+    if location.startswith("pipe:"):
+        return None
+    record = sibling(location, base_name(location).removesuffix(".tar") + "_stats.json")
+    if is_remote(location):
+        return read_small(record)
+    path = Path(record)
+    return path.read_bytes() if path.is_file() else None
+
+
+def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str]) -> None:
+    """A shard without a record among shards that have one was left unfinished."""
+    without = next((at for at, record in records.items() if record is None), None)
+    if without is None or without.startswith("pipe:"):
+        return
+    neighbours = (at for at in locations if _folder(at) == _folder(without) and at != without)
+    if any(records[at] if at in records else _record(at) for at in neighbours):
         raise InputError(
-            f"shard {path} cannot be read as a tar ({error}); make it again"
-        ) from error
-    stat = path.stat()
-    complete = {
-        key: (next(parts[s] for s in IMAGE_SUFFIXES if s in parts), parts["txt"])
-        for key, parts in samples.items()
-        if "txt" in parts and any(suffix in parts for suffix in IMAGE_SUFFIXES)
-    }
-    if any(offset + size > stat.st_size for spans in complete.values() for offset, size in spans):
-        raise InputError(f"shard {path} is cut off; make it again")
-    return Shard(
-        name=path.name,
-        size=stat.st_size,
-        modified_ns=stat.st_mtime_ns,
-        keys=tuple(complete),
-        images=tuple(image for image, _ in complete.values()),
-        captions=tuple(caption for _, caption in complete.values()),
-        incomplete=len(samples) - len(complete),
-    )
+            f"shard {without} has no _stats.json beside it though its neighbours do: its download"
+            " or encoding was not finished; run that again, or leave the shard out of data.shards"
+        )
 
 
-def _read_cache(path: Path) -> dict[str, Shard]:
+def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
+    if is_remote(location):
+        size, modified = (0 if location.startswith("pipe:") else size_of(location) or 0), 0
+    else:
+        stat = os.stat(location)
+        size, modified = stat.st_size, stat.st_mtime_ns
+    if record is None:
+        path = store.path(location, size=size or None)
+        contents = read_contents(path, spare=store.folder)
+        meta, count, digest, sha256 = contents.meta, len(contents), contents.digest, ""
+    else:
+        try:
+            told = json.loads(record)
+            meta, count = told.get("latents") or {}, int(told["successes"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{base_name(location)}: its _stats.json cannot be read ({error}); remove it to"
+                " have the shard scanned"
+            ) from error
+        digest, sha256 = hashlib.sha256(record).hexdigest()[:16], str(told.get("sha256", ""))
+    common = {name: value for name, value in meta.items() if name != "source"}
+    shape = json.dumps(common, sort_keys=True) if common else ""
+    return Shard(location, size, modified, count, digest, shape, sha256)
+
+
+class _Table:
+    """The cached rows of one folder: beside the shards, or in the cache where that is not
+    possible.
+    """
+
+    def __init__(self, folder: str, store: ShardStore) -> None:
+        spare = store.folder / f"index-{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
+        self.remote = is_remote(folder) or folder == "pipe:"
+        self.places = [spare] if self.remote else [Path(folder) / TABLE_NAME, spare]
+        self.trusted = False
+        published = (
+            read_small(folder + TABLE_NAME) if self.remote and folder != "pipe:" else None
+        )
+        self.published = _rows(published)
+        self.cached = [_rows(path.read_bytes()) for path in self.places if path.is_file()]
+
+    def fresh(self, location: str) -> Shard | None:
+        """The row of a shard if it is still true; what a server publishes is taken as true."""
+        published = self.published.get(_key(location))
+        if published:
+            return Shard(location, *published[1:])
+        rows = [table[_key(location)] for table in self.cached if _key(location) in table]
+        if not rows or location.startswith("pipe:"):
+            return Shard(location, *rows[0][1:]) if rows else None
+        if self.remote:
+            found: tuple[int | None, int] = size_of(location), 0
+        else:
+            stat = os.stat(location)
+            found = stat.st_size, stat.st_mtime_ns
+        return next((Shard(location, *row[1:]) for row in rows if row[1:3] == found), None)
+
+    def write(self, rows: Iterable[Shard]) -> None:
+        """Add rows."""
+        kept = {key: row for table in reversed(self.cached) for key, row in table.items()}
+        kept |= {_key(row.location): (_key(row.location), *astuple(row)[1:]) for row in rows}
+        formats = list(dict.fromkeys(row[5] for row in kept.values()))
+        packed = [[*row[:5], formats.index(row[5]), row[6]] for row in kept.values()]
+        text = json.dumps({"version": _VERSION, "formats": formats, "shards": packed})
+        any(_written(path, text) for path in self.places)
+
+
+def _key(location: str) -> str:
+    return location if location.startswith("pipe:") else base_name(location)
+
+
+def _rows(content: bytes | None) -> dict[str, tuple[Any, ...]]:
     try:
-        rows = json.loads(path.read_text())
-        return {row["name"]: _frozen(row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # a cache that is absent or broken costs a scan, nothing else
+        table = json.loads(content or b"")
+        if table["version"] != _VERSION:
+            return {}
+        formats = table["formats"]
+        return {row[0]: (*row[:5], formats[row[5]], row[6]) for row in table["shards"]}
+    except (ValueError, KeyError, TypeError, IndexError):
+        return {}  # absent or broken: the rows are made again
 
 
-def _frozen(row: dict[str, object]) -> Shard:
-    spans = {name: tuple(tuple(span) for span in row[name]) for name in ("images", "captions")}  # type: ignore[attr-defined]
-    return Shard(**{**row, "keys": tuple(row["keys"]), **spans})  # type: ignore[arg-type]
-
-
-def _write_cache(path: Path, shards: dict[str, Shard]) -> None:
-    temporary = path.with_suffix(".tmp")
+def _written(path: Path, text: str) -> bool:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps([asdict(shard) for shard in shards.values()]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
         temporary.replace(path)
     except OSError:
-        # A read-only data folder is fine; the scan is repeated next time.
-        temporary.unlink(missing_ok=True)
+        # A read-only data folder is fine; the rows are made again next time.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return False
+    return True

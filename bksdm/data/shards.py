@@ -1,28 +1,26 @@
 """Write WebDataset shards, and read single samples out of them."""
 
 import io
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
 from webdataset import TarWriter
 
-from bksdm.batch import TextImageBatch
+from bksdm.data.contents import Contents, read_contents
+from bksdm.data.decode import BadSampleError
 from bksdm.data.index import ShardIndex
-from bksdm.data.order import Order
-from bksdm.data.transforms import chance, pixel_tensor
+from bksdm.data.location import is_remote
+from bksdm.data.store import ShardStore
 from bksdm.errors import InputError
 
-log = logging.getLogger(__name__)
-MAX_OPEN_SHARDS = 64  # a process
+MAX_OPEN_SHARDS: Final = 64  # a process; with their tables of contents about 100 MB
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Image.Image, str]]) -> None:
@@ -43,120 +41,103 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-class BadSampleError(ValueError):
-    """A sample whose picture or caption cannot be decoded."""
+@dataclass(frozen=True)
+class _Open:
+    """A shard that is being read."""
+
+    file: int
+    contents: Contents
 
 
 @dataclass
 class ShardReader:
-    """Reads samples by (shard, row). Open files stay with the process that opened them."""
+    """Reads parts of samples by (shard, row). What is open stays with the process that opened it.
 
-    index: ShardIndex
-    _files: OrderedDict[tuple[int, int], int] = field(default_factory=OrderedDict, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "_files": OrderedDict()}
-
-    def read(self, shard: int, row: int) -> tuple[Image.Image, str]:
-        """Decoded RGB picture and caption.
-
-        Raises:
-            BadSampleError: the sample cannot be decoded.
-            OSError: the shard cannot be read; that is no fault of the sample.
-        """
-        entry = self.index.shards[shard]
-        picture = self._bytes(shard, entry.images[row])
-        caption = self._bytes(shard, entry.captions[row])
-        try:
-            return Image.open(io.BytesIO(picture)).convert("RGB"), caption.decode().strip()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadSampleError(str(error)) from error
-
-    def _bytes(self, shard: int, span: tuple[int, int]) -> bytes:
-        offset, size = span
-        return os.pread(self._file(shard), size, offset)
-
-    def _file(self, shard: int) -> int:
-        slot = (os.getpid(), shard)
-        if slot not in self._files:
-            path = self.index.path(shard)
-            try:
-                self._files[slot] = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                raise InputError(
-                    f"shard {path} has gone; put it back, then run the same command"
-                ) from None
-            if len(self._files) > MAX_OPEN_SHARDS:
-                (process, _), file = self._files.popitem(last=False)
-                if process == os.getpid():
-                    os.close(file)
-        self._files.move_to_end(slot)
-        return self._files[slot]
-
-
-class ShardDataset(Dataset[TextImageBatch]):
-    """Samples by global position: which one is next comes from the order, everything random from
-    (seed, position).
+    Attributes:
+        index: the shards.
+        store: where remote ones are fetched to.
     """
 
-    def __init__(
-        self,
-        index: ShardIndex,
-        order: Order,
-        *,
-        tokenizer: Any,
-        resolution: int,
-        flip: bool,
-        caption_dropout: float,
-    ) -> None:
-        self.reader = ShardReader(index)
-        self.order = order
-        self.tokenizer = tokenizer
-        self.resolution = resolution
-        self.flip = flip
-        self.caption_dropout = caption_dropout
+    index: ShardIndex
+    store: ShardStore = field(default_factory=ShardStore)
+    _open: OrderedDict[int, _Open] = field(default_factory=OrderedDict, repr=False)
 
-    def __getitem__(self, position: int) -> TextImageBatch:
-        """The sample at a global position, as a batch of one."""
-        seed = self.order.sample_seed(position)
-        rng = np.random.default_rng(seed)
-        flip, drop = chance(rng, 0.5) and self.flip, chance(rng, self.caption_dropout)
-        image, caption = self._good_sample(*self.order.sample(position))
-        tokens = self.tokenizer(
-            "" if drop else caption,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        pixels = pixel_tensor(image, resolution=self.resolution, flip=flip)
-        return TextImageBatch(pixels[None], tokens, torch.tensor([seed]))
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "store": self.store, "_open": OrderedDict()}
 
-    def _good_sample(self, shard: int, row: int) -> tuple[Image.Image, str]:
-        """The sample, or the next good one of its shard: the count of samples never changes, and
-        neither does the choice.
+    def read(self, shard: int, row: int, part: str) -> bytes:
+        """The bytes of a part (see `contents.PARTS`) of a sample.
+
+        Raises:
+            BadSampleError: the sample has a fault, or no such part.
+            InputError: the shard cannot be read; that is no fault of the sample.
         """
-        rows = len(self.reader.index.shards[shard].keys)
-        for attempt in range(rows):
-            key = self.reader.index.shards[shard].keys[(row + attempt) % rows]
-            try:
-                return self.reader.read(shard, (row + attempt) % rows)
-            except BadSampleError as error:
-                log.warning(
-                    "sample %s of %s is bad (%s); the next one stands in",
-                    key,
-                    self.reader.index.path(shard),
-                    error,
-                )
-        raise InputError(
-            f"shard {self.reader.index.path(shard)} holds no readable sample; remove it or make it"
-            " again"
-        )
+        contents = self.contents(shard)
+        if row in contents.faults:
+            raise BadSampleError(contents.faults[row])
+        span = contents.span(row, part)
+        if span is None:
+            raise BadSampleError(f"no {part}")
+        offset, size = span
+        try:
+            data = os.pread(self._opened(shard).file, size, offset)
+        except OSError:  # a file server has come back: its old handles are stale
+            self._close(shard)
+            data = os.pread(self._opened(shard).file, size, offset)
+        if len(data) < size:
+            raise InputError(
+                f"shard {self._location(shard)} was cut off while it was read; make it again, then"
+                " run the same command"
+            )
+        return data
 
+    @cached_property
+    def remote(self) -> bool:
+        """Whether there is anything to fetch."""
+        return any(is_remote(shard.location) for shard in self.index.shards)
 
-def collate(samples: Sequence[TextImageBatch]) -> TextImageBatch:
-    """Batches of one to one batch."""
-    parts = [
-        [getattr(sample, name) for sample in samples] for name in ("pixels", "tokens", "seeds")
-    ]
-    return TextImageBatch(*(torch.cat(part) for part in parts))
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Fetch remote shards in the background, in this order."""
+        entries = [self.index.shards[shard] for shard in shards]
+        self.store.prefetch([(e.location, e.size or None, e.sha256) for e in entries])
+
+    def key(self, shard: int, row: int) -> str:
+        """The key of a sample."""
+        return self.contents(shard).keys[row]
+
+    def contents(self, shard: int) -> Contents:
+        """A shard's table of contents."""
+        return self._opened(shard).contents
+
+    def _opened(self, shard: int) -> _Open:
+        if shard not in self._open:
+            self._open[shard] = self._opening(shard)
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._close(next(iter(self._open)))
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def _opening(self, shard: int) -> _Open:
+        entry = self.index.shards[shard]
+        try:
+            path = self.store.path(entry.location, size=entry.size or None, sha256=entry.sha256)
+            # First the file, so that nobody's eviction takes it away from under its contents.
+            file = os.open(path, os.O_RDONLY)
+            contents = read_contents(path, spare=self.store.folder)
+        except FileNotFoundError:
+            raise InputError(
+                f"shard {entry.location} has gone; put it back, then run the same command"
+            ) from None
+        if len(contents) != entry.count:
+            raise InputError(
+                f"shard {entry.location} holds {len(contents)} samples, {entry.count} by the record"
+                " beside it; make it again, or remove its _stats.json to have it scanned"
+            )
+        return _Open(file, contents)
+
+    def _close(self, shard: int) -> None:
+        with suppress(OSError):
+            os.close(self._open.pop(shard).file)
+
+    def _location(self, shard: int) -> str:
+        return self.index.shards[shard].location

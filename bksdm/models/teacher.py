@@ -3,13 +3,14 @@
 Knows diffusers' and transformers' folder layout. Knows nothing of plans, losses or training.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bksdm.errors import InputError
@@ -50,16 +51,29 @@ class Teacher:
         return states
 
     @torch.no_grad()
-    def encode_pixels(self, pixels: Tensor, *, noise: Tensor | None) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w), sampled with `noise`, or
-        the mean if None.
+    def encode_moments(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1] -> mean and log variance of latents (B, 2 C, h, w)."""
+        moments: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.parameters
+        return moments
+
+    def scaled_latents(self, moments: Tensor, *, noise: Tensor | None) -> Tensor:
+        """Moments (B, 2 C, h, w) -> scaled latents (B, C, h, w), sampled with `noise`, or the mean
+        if None.
         """
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
-        latents: Tensor = posterior.mean
-        if noise is not None:
-            latents = latents + posterior.std * noise.to(posterior.std)
+        mean, log_variance = moments.chunk(2, dim=1)
+        if noise is not None:  # the bounds are AutoencoderKL's own
+            mean = mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise.to(mean)
         factor: float = self.vae.config.scaling_factor
-        return latents * factor
+        return mean * factor
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Hash of a module's parameters and buffers, as they are now."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def load_teacher(source: TeacherSource) -> Teacher:

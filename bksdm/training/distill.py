@@ -79,22 +79,34 @@ class Distillation(pl.LightningModule):
         self.teacher.to(self.trainer.strategy.root_device)
 
     def noise(self, batch: TextImageBatch) -> NoisyBatch:
-        """Encode pictures and captions, and noise the latents to random timesteps."""
-        shape = self._latent_shape(batch)
+        """Encode pictures and captions, unless they are, and noise the latents to random
+        timesteps.
+        """
+        moments, text = self.encoded(batch)
         timesteps, noise, posterior_noise = sample_randomness(
-            batch.seeds, shape, steps=self.diffusion.steps
+            batch.seeds, (moments.shape[1] // 2, *moments.shape[2:]), steps=self.diffusion.steps
         )
         timesteps, noise = timesteps.to(self.device), noise.to(self.device)
-        latents = self.teacher.encode_pixels(
-            batch.pixels, noise=posterior_noise.to(self.device)
-        ).to(noise.dtype)
+        latents = self.teacher.scaled_latents(moments, noise=posterior_noise.to(self.device)).to(
+            noise.dtype
+        )
         return NoisyBatch(
             latents=self.diffusion.noised(latents, noise, timesteps),
             timesteps=timesteps,
-            text=self.teacher.encode_text(batch.tokens),
+            text=text,
             target=self.diffusion.target(latents, noise, timesteps),
             weights=self.diffusion.min_snr_weights(timesteps, gamma=self.min_snr_gamma),
         )
+
+    def encoded(self, batch: TextImageBatch) -> tuple[Tensor, Tensor]:
+        """Moments of the latents (B, 2 C, h, w), and text states (B, T, D)."""
+        moments, text = batch.moments, batch.text
+        if moments is None:
+            assert batch.pixels is not None
+            moments = self.teacher.encode_moments(batch.pixels)
+        if text is None:
+            text = self.teacher.encode_text(batch.tokens)
+        return moments, text
 
     def terms(self, batch: TextImageBatch) -> LossTerms:
         """Noise, teacher, student, losses."""
@@ -148,11 +160,6 @@ class Distillation(pl.LightningModule):
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
             counts |= {"ready": done, "started": done, "processed": done, "completed": done - 1}
-
-    def _latent_shape(self, batch: TextImageBatch) -> tuple[int, ...]:
-        factor = self.teacher.latent_factor
-        height, width = batch.pixels.shape[-2:]
-        return (self.teacher.vae.config.latent_channels, height // factor, width // factor)
 
 
 def predict(unet: UNet2DConditionModel, noisy: NoisyBatch, *, taps: Sequence[str]) -> Prediction:

@@ -20,7 +20,7 @@ GROUPS = {
     for folder in CONF.iterdir()
     if folder.is_dir()
 }
-GIVEN_BY_CODE = {"seed", "tokenizer"}  # what `cli.train` adds to the data's settings
+GIVEN_BY_CODE = {"seed", "teacher"}  # what `cli.train` adds to the data's settings
 OF_TRAIN = [
     (group, name) for group, names in GROUPS.items() for name in names if group != "__pycache__"
 ]

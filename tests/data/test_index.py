@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.data.index import CACHE_NAME, build_index, scan, shard_paths
+from bksdm.data.index import TABLE_NAME, build_index
 from bksdm.data.shards import ShardReader
 from bksdm.errors import InputError
 
@@ -51,7 +51,7 @@ def test_a_stale_cache_is_rebuilt(own: Path) -> None:
     before = build_index(f"{own}/train-*.tar")
     shutil.copy(own / "validation-00000.tar", own / "train-00001.tar")
     assert build_index(f"{own}/train-*.tar").counts == (16, 8, 16)
-    (own / CACHE_NAME).write_text("not json")
+    (own / TABLE_NAME).write_text("not json")
     assert build_index(f"{own}/train-*.tar").counts == (16, 8, 16)
     assert before.counts == (16, 16, 16)
 

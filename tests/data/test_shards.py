@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from transformers import CLIPTokenizer
 
 from bksdm.data.index import build_index
 from bksdm.data.order import Order
-from bksdm.data.shards import ShardDataset, collate
+from bksdm.data.samples import Pictures, SampleSettings, ShardDataset, whole
+from bksdm.data.shards import ShardReader
 from bksdm.data.transforms import pixel_tensor
 from bksdm.models.source import embedded_folder
 
@@ -18,22 +20,19 @@ def dataset(folder: Path, **changes: object) -> ShardDataset:
     index = build_index(f"{folder}/train-*.tar")
     order = Order(counts=index.counts, seed=3, global_batch=4)
     tokenizer = CLIPTokenizer.from_pretrained(embedded_folder("shapes") / "tokenizer")
-    settings = {
-        "tokenizer": tokenizer,
-        "resolution": 16,
-        "flip": True,
-        "caption_dropout": 0.5,
-    } | changes
-    return ShardDataset(index, order, **settings)  # type: ignore[arg-type]
+    settings = SampleSettings(
+        tokenizer=tokenizer, kind=Pictures(16), flip=True, caption_dropout=0.5
+    )
+    return ShardDataset(ShardReader(index), order, replace(settings, **changes))
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
 def test_workers_change_nothing_and_a_late_start_gives_the_tail(shards: Path, workers: int) -> None:
     data = dataset(shards)
     batches = [range(i, i + 4) for i in range(0, 40, 4)]
-    expected = [collate([data[p] for p in positions]) for positions in batches]
+    expected = [data.__getitems__(positions) for positions in batches]
     loaded = list(
-        DataLoader(data, batch_sampler=batches[3:], num_workers=workers, collate_fn=collate)
+        DataLoader(data, batch_sampler=batches[3:], num_workers=workers, collate_fn=whole)
     )
     for found, wanted in zip(loaded, expected[3:], strict=True):
         assert torch.equal(found.pixels, wanted.pixels)
@@ -43,7 +42,7 @@ def test_workers_change_nothing_and_a_late_start_gives_the_tail(shards: Path, wo
 
 def test_dropped_captions_are_the_empty_prompt(shards: Path) -> None:
     data = dataset(shards, caption_dropout=1.0)
-    empty = data.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+    empty = data.settings.tokenizer("", padding="max_length", return_tensors="pt").input_ids
     assert torch.equal(data[0].tokens, empty)
     kept = dataset(shards, caption_dropout=0.0)
     assert not torch.equal(kept[0].tokens, empty)

@@ -31,7 +31,8 @@ def test_pixels_are_encoded_as_the_vae_samples_them(teacher: Teacher) -> None:
     pixels, noise = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 8, 8)
     posterior = teacher.vae.encode(pixels).latent_dist
     expected = (posterior.mean + posterior.std * noise) * teacher.vae.config.scaling_factor
-    torch.testing.assert_close(teacher.encode_pixels(pixels, noise=noise), expected)
+    torch.testing.assert_close(
+        teacher.scaled_latents(teacher.encode_moments(pixels), noise=noise), expected)
 
 
 def test_the_embedded_teacher_is_four_stages_of_two() -> None:

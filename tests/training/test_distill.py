@@ -33,7 +33,9 @@ def batch(teacher: Teacher, size: int = 3) -> TextImageBatch:
         ["a big red circle"] * size, padding="max_length", return_tensors="pt"
     ).input_ids
     return TextImageBatch(
-        torch.rand(size, 3, 16, 16, generator=rng) * 2 - 1, tokens, torch.arange(size) + 7
+        pixels=torch.rand(size, 3, 16, 16, generator=rng) * 2 - 1,
+        tokens=tokens,
+        seeds=torch.arange(size) + 7,
     )
 
 
@@ -111,7 +113,11 @@ def test_the_loss_of_a_sample_does_not_depend_on_its_batch(teacher: Teacher) -> 
     whole = batch(teacher)
     alone = [
         distillation.terms(
-            TextImageBatch(whole.pixels[i : i + 1], whole.tokens[i : i + 1], whole.seeds[i : i + 1])
+            TextImageBatch(
+                pixels=whole.pixels[i : i + 1],
+                tokens=whole.tokens[i : i + 1],
+                seeds=whole.seeds[i : i + 1],
+            )
         )
         for i in range(3)
     ]

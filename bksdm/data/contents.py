@@ -1,0 +1,228 @@
+"""The table of contents of one tar: which samples it holds and where their bytes are, so that a
+sample is one `pread` a part.
+
+Read from the tar's headers once, then from a small file beside it (`NAME.toc.npz`). Members are
+never unpacked, and only the parts that a sample needs are ever read: pictures, captions, arrays of
+our own.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from bksdm.errors import InputError
+
+# What a sample may have; the first suffix that is there counts.
+PARTS: Final = {
+    "image": ("png", "jpg", "jpeg", "webp"),
+    "caption": ("txt",),
+    "moments": ("moments.npy",),
+    "flipped": ("flipped.npy",),
+    "text": ("text.npy",),
+}
+META: Final = "__bksdm__/latents.json"  # WebDataset readers skip members of this form
+SIDECAR: Final = ".toc.npz"
+_COLUMN: Final = {
+    suffix: (column, rank)
+    for column, suffixes in enumerate(PARTS.values())
+    for rank, suffix in enumerate(suffixes)
+}
+_IS_META: Final = re.compile(r"__[^/]*__($|/)")  # WebDataset's own convention
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a tar holds.
+
+    Attributes:
+        keys: of each sample, in the tar's order.
+        spans: (samples, parts, 2), offset and size in bytes of each part of `PARTS`; size -1 where
+            there is none.
+        faults: row -> what is wrong with a sample, as far as the table of contents tells.
+        meta: what our latent shards say of themselves; empty for pictures.
+    """
+
+    keys: tuple[str, ...]
+    spans: npt.NDArray[np.int64]
+    faults: dict[int, str]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def digest(self) -> str:
+        """Changes when a member is renamed, moved or resized, and not when the shard moves."""
+        digest = hashlib.sha256(self.spans.tobytes())
+        digest.update(_joined(self.keys))
+        digest.update(json.dumps(self.meta, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+    def span(self, row: int, part: str) -> tuple[int, int] | None:
+        """Offset and size of a sample's part, or None."""
+        offset, size = self.spans[row, list(PARTS).index(part)].tolist()
+        return None if size < 0 else (offset, size)
+
+
+def read_contents(path: Path, *, spare: Path | None = None) -> Contents:
+    """The table of contents of a tar, from its sidecar if that is of this very file.
+
+    Args:
+        path: the tar.
+        spare: a folder for the sidecar when the tar's own cannot be written to.
+
+    Raises:
+        InputError: not a tar, or cut off.
+    """
+    sidecars = [path.with_name(path.name + SIDECAR)]
+    if spare is not None:
+        place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+        sidecars.append(spare / f"{place}-{path.name}{SIDECAR}")
+    stamp = _stamp(path)
+    for sidecar in sidecars:
+        known = _load(sidecar, stamp)
+        if known is not None:
+            return known
+    contents = scan(path)
+    any(_save(sidecar, contents, stamp) for sidecar in sidecars)
+    return contents
+
+
+def scan(path: Path) -> Contents:
+    """Read a tar's headers.
+
+    Raises:
+        InputError: not a tar, or cut off.
+    """
+    builder = _Builder()
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.name == META:
+                    file = tar.extractfile(member)
+                    builder.meta = json.loads(file.read()) if file else {}
+                elif member.isreg() and not member.issparse() and not _IS_META.match(member.name):
+                    builder.add(member)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"shard {path} cannot be read as a tar ({error}); make it again, or leave it out of"
+            " data.shards"
+        ) from error
+    contents = builder.finish()
+    if len(contents) and int(contents.spans.sum(axis=2).max()) > path.stat().st_size:
+        raise InputError(f"shard {path} is cut off; make it again, or leave it out of data.shards")
+    return contents
+
+
+class _Builder:
+    """Groups members into samples by the name before the first dot, as WebDataset does."""
+
+    def __init__(self) -> None:
+        self.meta: dict[str, Any] = {}
+        self.keys: list[str] = []
+        self.rows: list[list[tuple[int, int]]] = []
+        self.ranks: list[list[int]] = []
+        self.repeated: set[int] = set()
+        self.current: dict[str, int] = {}
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        folder, slash, name = member.name.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        key = f"{folder}{slash}{stem}"
+        column, rank = _COLUMN.get(suffix.lower(), (-1, 0))
+        row = self.current.get(key, -1)
+        again = row >= 0 and column >= 0 and self.ranks[row][column] == rank
+        if row < 0 or again:
+            row = len(self.keys)
+            if again:
+                self.repeated.add(row)
+            self.current[key] = row
+            self.keys.append(key)
+            self.rows.append([(0, -1)] * len(PARTS))
+            self.ranks.append([len(_COLUMN)] * len(PARTS))
+        if column >= 0 and rank < self.ranks[row][column]:
+            self.rows[row][column] = (member.offset_data, member.size)
+            self.ranks[row][column] = rank
+
+    def finish(self) -> Contents:
+        shape = (len(self.rows), len(PARTS), 2)
+        spans = np.array(self.rows, dtype=np.int64).reshape(shape)
+        picture = "moments" if self.meta else "image"
+        faults = dict(self._faults(spans, list(PARTS).index(picture)))
+        return Contents(tuple(self.keys), spans, faults, self.meta)
+
+    def _faults(
+        self, spans: npt.NDArray[np.int64], picture: int
+    ) -> Iterator[tuple[int, str]]:
+        caption = list(PARTS).index("caption")
+        for row, key in enumerate(self.keys):
+            if ".." in key.split("/") or key.startswith("/"):
+                yield row, "unsafe name"
+            elif row in self.repeated:
+                yield row, "duplicate key"
+            elif spans[row, picture, 1] < 0:
+                yield row, "no picture"
+            elif spans[row, picture, 1] == 0:
+                yield row, "empty picture"
+            elif spans[row, caption, 1] < 0:
+                yield row, "no caption"
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = os.stat(path)
+    return (_VERSION, stat.st_size, stat.st_mtime_ns)
+
+
+def _load(sidecar: Path, stamp: tuple[int, int, int]) -> Contents | None:
+    try:
+        with np.load(sidecar, allow_pickle=False) as file:
+            if tuple(file["stamp"].tolist()) != stamp:
+                return None
+            keys = _split(file["keys"].tobytes())
+            extra = json.loads(file["extra"].tobytes())
+            faults = {int(row): reason for row, reason in extra["faults"].items()}
+            return Contents(keys, file["spans"], faults, extra["meta"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None  # absent or broken: the tar is scanned again
+
+
+def _save(sidecar: Path, contents: Contents, stamp: tuple[int, int, int]) -> bool:
+    """True if it could be written: a read-only or full folder only costs a scan next time."""
+    temporary = sidecar.with_name(f"{sidecar.name}.{os.getpid()}.tmp")
+    extra = json.dumps({"faults": contents.faults, "meta": contents.meta}).encode()
+    try:
+        sidecar.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                stamp=np.array(stamp),
+                keys=np.frombuffer(_joined(contents.keys), dtype=np.uint8),
+                extra=np.frombuffer(extra, dtype=np.uint8),
+                spans=contents.spans,
+            )
+        temporary.replace(sidecar)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _joined(keys: Iterable[str]) -> bytes:
+    return "\0".join(keys).encode("utf-8", "surrogateescape")
+
+
+def _split(data: bytes) -> tuple[str, ...]:
+    return tuple(data.decode("utf-8", "surrogateescape").split("\0")) if data else ()

@@ -1,0 +1,199 @@
+"""Samples by global position: which one comes from the order, everything random about it from
+(seed, position). A bad one is replaced, always by the same one, and reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bksdm.batch import Fault, TextImageBatch
+from bksdm.data.decode import BadSampleError, decode_array, decode_caption, decode_picture
+from bksdm.data.order import Order
+from bksdm.data.shards import ShardReader
+from bksdm.data.transforms import chance, pixel_tensor
+from bksdm.errors import InputError
+
+
+class Part(Protocol):
+    """Reads the bytes of one part of a sample."""
+
+    def __call__(self, part: str, /) -> bytes:
+        """The bytes of a part, or BadSampleError."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decodes pictures to pixels (3, resolution, resolution) in [-1, 1]."""
+
+    resolution: int
+
+    def tensors(self, read: Part, *, flip: bool) -> dict[str, Tensor]:
+        """The tensors of one sample, under their names in the batch."""
+        image = decode_picture(read("image"))
+        return {"pixels": pixel_tensor(image, resolution=self.resolution, flip=flip)}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Reads cached moments (2 C, h, w), and text states (T, D) if they are cached, too."""
+
+    text: bool
+
+    def tensors(self, read: Part, *, flip: bool) -> dict[str, Tensor]:
+        """The tensors of one sample, under their names in the batch."""
+        parts = {"moments": "flipped" if flip else "moments"} | ({"text": "text"} if self.text else {})
+        return {
+            name: torch.from_numpy(decode_array(read(part))).float() for name, part in parts.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """What is made of a sample.
+
+    Attributes:
+        tokenizer: of captions.
+        kind: pictures or latents.
+        flip: mirror half of the pictures.
+        caption_dropout: probability of the empty caption.
+        empty_text: (T, D), text states of the empty caption; needed where text states are cached.
+    """
+
+    tokenizer: Any
+    kind: Pictures | Latents
+    flip: bool
+    caption_dropout: float
+    empty_text: Tensor | None = None
+
+
+class ShardDataset(Dataset[TextImageBatch]):
+    """Batches of samples by global position."""
+
+    def __init__(
+        self, reader: ShardReader, order: Order, settings: SampleSettings, *, windows_ahead: int = 1
+    ) -> None:
+        self.reader = reader
+        self.order = order
+        self.settings = settings
+        self.windows_ahead = windows_ahead
+        self._ahead: list[int] = []
+
+    def __getitem__(self, position: int) -> TextImageBatch:
+        """The sample at a global position, as a batch of one."""
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: Sequence[int]) -> TextImageBatch:
+        """The samples at global positions, as a batch."""
+        self._prefetch(positions[0])
+        draws = [self._draw(position) for position in positions]
+        samples = [
+            self._good_sample(*self.order.sample(position), flip=flip)
+            for position, (_, flip, _) in zip(positions, draws, strict=True)
+        ]
+        return assemble(
+            [(tensors, caption) for tensors, caption, _ in samples],
+            seeds=[seed for seed, _, _ in draws],
+            dropped=[drop for _, _, drop in draws],
+            faults=[fault for *_, fault in samples if fault],
+            settings=self.settings,
+        )
+
+    def _draw(self, position: int) -> tuple[int, bool, bool]:
+        """(seed, flip, drop) of a position."""
+        return drawn(self.order.sample_seed(position), self.settings)
+
+    def _good_sample(
+        self, shard: int, row: int, *, flip: bool
+    ) -> tuple[dict[str, Tensor], str, Fault | None]:
+        """The sample, or the next good one of its shard: neither the count of samples nor the
+        choice ever changes.
+        """
+        rows = len(self.reader.contents(shard))
+        fault = None
+        for candidate in (*range(row, rows), *range(row)):
+            try:
+                tensors, caption = decoded(
+                    lambda part, row=candidate: self.reader.read(shard, row, part),
+                    self.settings,
+                    flip=flip,
+                )
+            except BadSampleError as error:
+                name = self.reader.index.shards[shard].name
+                fault = fault or Fault(name, self.reader.key(shard, candidate), error.reason)
+            else:
+                return tensors, caption, fault
+        raise InputError(
+            f"shard {self.reader.index.shards[shard].location} holds no readable sample"
+            f" ({fault.reason if fault else 'it is empty'}); make it again, or leave it out of"
+            " data.shards"
+        )
+
+    def _prefetch(self, position: int) -> None:
+        if not self.reader.remote:
+            return
+        ahead = self.order.shards_ahead(position, windows=1 + self.windows_ahead)
+        if ahead != self._ahead:
+            self._ahead = ahead
+            self.reader.prefetch(ahead)
+
+
+def drawn(seed: int, settings: SampleSettings) -> tuple[int, bool, bool]:
+    """(seed, flip, drop the caption) of a sample, as its seed says."""
+    rng = np.random.default_rng(seed)
+    flip = chance(rng, 0.5) and settings.flip
+    return seed, flip, chance(rng, settings.caption_dropout)
+
+
+def decoded(
+    read: Part, settings: SampleSettings, *, flip: bool
+) -> tuple[dict[str, Tensor], str]:
+    """Tensors and caption of one sample.
+
+    Raises:
+        BadSampleError: with the reason.
+    """
+    return settings.kind.tensors(read, flip=flip), decode_caption(read("caption"))
+
+
+def assemble(
+    samples: Sequence[tuple[dict[str, Tensor], str]],
+    *,
+    seeds: Sequence[int],
+    dropped: Sequence[bool],
+    faults: Sequence[Fault],
+    settings: SampleSettings,
+) -> TextImageBatch:
+    """One batch of decoded samples."""
+    captions = ["" if drop else text for drop, (_, text) in zip(dropped, samples, strict=True)]
+    tokens = token_ids(captions, settings.tokenizer)
+    stacked = {
+        name: torch.stack([tensors[name] for tensors, _ in samples]) for name in samples[0][0]
+    }
+    if "text" in stacked:
+        assert settings.empty_text is not None
+        stacked["text"][torch.tensor(dropped)] = settings.empty_text
+    return TextImageBatch(
+        tokens=tokens, seeds=torch.tensor(seeds), faults=tuple(faults), **stacked
+    )
+
+
+def token_ids(captions: Sequence[str], tokenizer: Any) -> Tensor:
+    """Captions to token ids (B, T), cut off or padded to what the text encoder takes."""
+    ids: Tensor = tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return ids
+
+
+def whole(batch: TextImageBatch) -> TextImageBatch:
+    """What the DataLoader collates: nothing, the dataset has made the batch."""
+    return batch

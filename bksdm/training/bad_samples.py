@@ -1,0 +1,110 @@
+"""Counts the bad samples of a run, says so now and then, and stops the run when there are too many.
+"""
+
+import logging
+import time
+from collections import Counter
+from typing import Any, Final
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from scipy.stats import binom
+
+from bksdm.batch import TextImageBatch
+from bksdm.errors import InputError
+
+log = logging.getLogger(__name__)
+# How unlikely the count must be, were the true share at the limit: a run of 50,000 steps should
+# not stop at its first batch for one bad sample among 256.
+SIGNIFICANCE: Final = 1e-3
+SECONDS_BETWEEN_LINES: Final = 60.0
+
+Key = tuple[str, str]  # shard, reason
+
+
+class BadSamples(pl.Callback):
+    """Adds up what every process has met; goes into checkpoints.
+
+    Args:
+        max_fraction: share of bad samples above which the run stops.
+        every_n_steps: how often processes compare their counts; one process looks at every step.
+    """
+
+    def __init__(self, *, max_fraction: float, every_n_steps: int) -> None:
+        self.max_fraction = max_fraction
+        self.every_n_steps = every_n_steps
+        self._before: Counter[Key] = Counter()  # in earlier sessions of the run, by all processes
+        self._own: Counter[Key] = Counter()
+        self._example = ""
+        self._said_at = -SECONDS_BETWEEN_LINES
+        self._said = 0
+
+    def totals(self) -> Counter[Key]:
+        """Bad samples by shard and reason, over all processes. All must call it together."""
+        gathered: list[Any] = [self._own]
+        if dist.is_available() and dist.is_initialized():
+            gathered = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, self._own)
+        return sum(gathered, Counter(self._before))
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: TextImageBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count; compare at the end of a step."""
+        del pl_module, outputs
+        self._own.update((fault.shard, fault.reason) for fault in batch.faults)
+        if batch.faults:
+            self._example = batch.faults[-1].key
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if trainer.world_size > 1 and step % self.every_n_steps and step < trainer.max_steps:
+            return
+        seen = step * trainer.accumulate_grad_batches * trainer.world_size * len(batch)
+        self.compare(self.totals(), seen=seen)
+
+    def compare(self, totals: Counter[Key], *, seen: int) -> None:
+        """Warn of new bad samples, and stop above the limit.
+
+        Raises:
+            InputError: more are bad than `max_fraction` of those seen can explain.
+        """
+        bad = totals.total()
+        if bad > self._said and time.monotonic() - self._said_at >= SECONDS_BETWEEN_LINES:
+            self._said, self._said_at = bad, time.monotonic()
+            log.warning("%s; others stood in", described(totals, seen=seen, example=self._example))
+        if bad and binom.sf(bad - 1, seen, self.max_fraction) < SIGNIFICANCE:
+            raise InputError(
+                f"{described(totals, seen=seen)}: more than"
+                f" data.max_bad_fraction={self.max_fraction:g} allows; look with `bksdm check`,"
+                " make or leave out the shard, or raise the limit"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"bad": [[*key, count] for key, count in sorted(self.totals().items())]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._before = Counter({(shard, reason): n for shard, reason, n in state_dict["bad"]})
+        self._said = self._before.total()
+
+
+def described(totals: Counter[Key], *, seen: int, example: str = "") -> str:
+    """How many are bad, why, and where most of them are."""
+    reasons: Counter[str] = Counter()
+    shards: Counter[str] = Counter()
+    for (shard, reason), count in totals.items():
+        reasons[reason] += count
+        shards[shard] += count
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    worst, count = shards.most_common(1)[0]
+    return (
+        f"{totals.total()} of {seen} samples are bad ({why}), most in {worst} ({count})"
+        f"{f', e.g. {example}' * bool(example)}"
+    )
