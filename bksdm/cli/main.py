@@ -28,13 +28,14 @@ from bksdm.errors import InputError
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
     "prepare": "makes the shards of the embedded world",
+    "encode": "image shards to latent shards, over any number of processes; the same command goes on",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
     "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
     "evaluate": "a named protocol for one model, or for several side by side",
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
 }
 
-TEXTS = ("prompt", "data.shards", "data.validation_shards")  # free text, where Hydra has a grammar
+TEXTS = ("prompt", "data.shards", "data.validation_shards", "shards")  # free text, where Hydra has a grammar
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ from bksdm.export.pipeline import export_student
 from bksdm.losses.distill import LossWeights
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
+from bksdm.processes import this_process
 from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import Checkpoints, load_student
@@ -79,6 +80,8 @@ def run(config: DictConfig) -> int:
         code = _distil(config, values, teacher, plan, settings=settings, folder=folder)
         if code:
             return code
+    if not this_process().first:
+        return 0
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(folder.checkpoint)
     export_student(teacher, student, folder.student)
@@ -139,7 +142,7 @@ def _distil(
         teacher=teacher,
         resolution=_resolution(config, teacher, plan),
     )
-    data.accumulation(1)
+    data.accumulation(settings.world)
     module = _module(config, teacher, plan, data)
     ema = Ema(decay=config.ema_decay)
     samples = SampleGrid(
@@ -157,6 +160,8 @@ def _distil(
     received = fit(
         module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
     )
+    if not this_process().first:
+        return 0 if received is None else 128 + received
     if received is None:
         minutes, seconds = divmod(round(time.monotonic() - begin), 60)
         print(f"distilled in {minutes} min {seconds:02d} s")

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bksdm.data.contents import read_contents
 from bksdm.data.location import base_name, expand, is_remote, sibling
+from bksdm.data.record import Record, parse_record, record_name
 from bksdm.data.remote import read_small, size_of
 from bksdm.data.store import ShardStore
 from bksdm.errors import InputError
@@ -163,7 +164,7 @@ def _record(location: str) -> bytes | None:
     """What the maker of a shard wrote down beside it when it was finished."""
     if location.startswith("pipe:"):
         return None
-    record = sibling(location, base_name(location).removesuffix(".tar") + "_stats.json")
+    record = sibling(location, record_name(base_name(location)))
     if is_remote(location):
         return read_small(record)
     path = Path(record)
@@ -192,20 +193,13 @@ def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
     if record is None:
         path = store.path(location, size=size or None)
         contents = read_contents(path, spare=store.folder)
-        meta, count, digest, sha256 = contents.meta, len(contents), contents.digest, ""
+        told, digest = Record(len(contents), latents=contents.meta), contents.digest
     else:
-        try:
-            told = json.loads(record)
-            meta, count = told.get("latents") or {}, int(told["successes"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{base_name(location)}: its _stats.json cannot be read ({error}); remove it to"
-                " have the shard scanned"
-            ) from error
-        digest, sha256 = hashlib.sha256(record).hexdigest()[:16], str(told.get("sha256", ""))
-    common = {name: value for name, value in meta.items() if name != "source"}
+        told = parse_record(record, shard=base_name(location))
+        digest = hashlib.sha256(record).hexdigest()[:16]
+    common = {name: value for name, value in told.latents.items() if name != "source"}
     shape = json.dumps(common, sort_keys=True) if common else ""
-    return Shard(location, size, modified, count, digest, shape, sha256)
+    return Shard(location, size, modified, told.count, digest, shape, told.sha256)
 
 
 class _Table:

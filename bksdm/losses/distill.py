@@ -70,12 +70,14 @@ def feature_loss(
 
     With `normalise`, each layer's error is divided by the mean square of the teacher's features
     there, so that no layer drowns the others (as LAPTOP-Diff, arXiv 2404.11098, does), and averaged
-    over layers.
+    over layers. It is divided sample by sample: what a sample contributes does not depend on which
+    others share its micro-batch, and so not on the number of processes.
     """
     terms = []
     for guess, target in zip(student, teacher, strict=True):
-        error = F.mse_loss(guess.float(), target.float())
-        terms.append(error / target.float().square().mean() if normalise else error)
+        error = (guess.float() - target.float()).square().flatten(1).mean(1)
+        size = target.float().square().flatten(1).mean(1)
+        terms.append((error / size if normalise else error).mean())
     if not terms:
         return torch.zeros(())
     stacked = torch.stack(terms)

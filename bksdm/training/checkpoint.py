@@ -91,14 +91,18 @@ class Checkpoints(StepCallback):
         step = trainer.global_step
         late = time.monotonic() - self._saved_at > 60 * self.every_minutes
         last = step == trainer.max_steps
-        if late or last or step % self.every_n_steps == 0 or self.received is not None:
+        stop = self.received is not None
+        if trainer.world_size > 1:  # saving is a thing of all processes, and so is stopping
+            decide = trainer.strategy.reduce_boolean_decision
+            late, stop = decide(late, all=False), decide(stop, all=False)
+        if late or last or step % self.every_n_steps == 0 or stop:
             for logger in trainer.loggers:
                 logger.save()  # what a resumed run will not log again
             trainer.save_checkpoint(self.last)
             self._saved_at = time.monotonic()
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(self.last.with_name(f"step_{step}.ckpt"))
-        if self.received is not None:
+        if stop:
             trainer.should_stop = True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

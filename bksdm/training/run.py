@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.index import changes
 from bksdm.errors import InputError
+from bksdm.processes import this_process
 from bksdm.training.bad_samples import BadSamples
 from bksdm.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from bksdm.training.distill import Distillation
@@ -51,7 +52,9 @@ class RunFolder:
         return self.path / "config.yaml"
 
     def write_config(self, text: str) -> None:
-        """Make the folder and write its configuration, all or nothing."""
+        """Make the folder and write its configuration, all or nothing; the first process does."""
+        if not this_process().first:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.config.with_suffix(".tmp")
         temporary.write_text(text)
@@ -107,11 +110,30 @@ class TrainerSettings:
             raise InputError(
                 f"trainer.precision={self.precision}: expected {' or '.join(PRECISIONS)}"
             )
-        if str(self.devices) != "1" or self.num_nodes != 1:
+        devices = str(self.devices)
+        if not devices.isdigit() or int(devices) < 1 or self.num_nodes < 1:
             raise InputError(
-                f"trainer.devices={self.devices}, num_nodes={self.num_nodes}: runs on several "
-                "devices are not supported yet; use trainer.devices=1 trainer.num_nodes=1"
+                f"trainer.devices={devices}, num_nodes={self.num_nodes}: expected numbers of at"
+                " least 1"
             )
+        world, started = int(devices) * self.num_nodes, this_process().world
+        if world != started:
+            raise InputError(
+                f"trainer.devices={devices} x num_nodes={self.num_nodes}, but {started} processes"
+                " were started; start one process a device, e.g. torchrun --nproc_per_node 2 -m"
+                " bksdm.cli.main train trainer.devices=2 ..."
+            )
+        if world > 1 and self.accelerator != "cpu":
+            raise InputError(
+                f"trainer.devices={devices}, num_nodes={self.num_nodes}: several GPUs are not"
+                " supported yet; use trainer.devices=1, or trainer.accelerator=cpu"
+            )
+
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return int(self.devices) * self.num_nodes
 
 
 def steps_done(folder: RunFolder) -> int:
@@ -167,6 +189,8 @@ def fit(
 
 
 def _loggers(folder: RunFolder, *, first_step: int) -> list[Logger]:
+    if not this_process().first:
+        return []
     kept = _metrics_until(folder, first_step)
     table = CSVLogger(folder.path, name="", version="")
     table.experiment.metrics.extend(kept)
@@ -186,7 +210,7 @@ def _trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
+            strategy="ddp" if this_process().world > 1 else settings.strategy,
             precision=settings.precision,  # type: ignore[arg-type]
             log_every_n_steps=settings.log_every_n_steps,
             check_val_every_n_epoch=None,

@@ -1,0 +1,72 @@
+"""bksdm encode."""
+
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from bksdm.cli.config import built
+from bksdm.cli.progress import progress
+from bksdm.data.encode import DTYPES, encode, shards_to_do
+from bksdm.data.index import build_index
+from bksdm.data.latents import latent_format
+from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.errors import InputError
+from bksdm.models.source import TeacherSource
+from bksdm.models.teacher import load_teacher
+from bksdm.processes import this_process
+
+
+def run(config: DictConfig) -> int:
+    """Encode this process's part of the shards that are not there yet."""
+    process = this_process()
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if not isinstance(config[name], int) or config[name] < least:
+            raise InputError(f"{name}={config[name]}: expected a number, at least {least}")
+    if config.precision not in DTYPES:
+        raise InputError(f"precision={config.precision}: expected one of {', '.join(DTYPES)}")
+    store = ShardStore(built(config.cache, CacheSettings))
+    index = build_index(config.shards, store=store)
+    teacher = load_teacher(built(config.teacher, TeacherSource))
+    shape = latent_format(
+        teacher,
+        resolution=config.resolution
+        or teacher.unet.config.sample_size * teacher.latent_factor,
+        flips=config.flips,
+        text=config.text,
+        computed_in=config.precision,
+    )
+    if shape.resolution % teacher.latent_factor:
+        raise InputError(
+            f"resolution={shape.resolution}: expected a multiple of {teacher.latent_factor}, as"
+            " the VAE halves it"
+        )
+    todo = shards_to_do(index, Path(config.out), shape, process)
+    device = torch.device(f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu")
+    teacher.to(device, dtype=DTYPES[config.precision])
+    images = sum(index.counts[shard] for shard, _ in todo)
+    begin = time.monotonic()
+    with progress(images, what="encode", unit="image", shown=process.first) as done:
+        rejected = encode(
+            index,
+            teacher,
+            shape,
+            todo,
+            store=store,
+            batch_size=config.batch_size,
+            workers=config.workers,
+            device=device,
+            on_images=done,
+        )
+    seconds = max(time.monotonic() - begin, 1e-9)
+    mine = len(range(process.rank, len(index.shards), process.world))
+    print(
+        f"process {process.rank} of {process.world}: {len(todo)} shards encoded,"
+        f" {mine - len(todo)} were there; {images} images in {seconds:.0f} s,"
+        f" {images / seconds:.1f} images/s; latents in {config.out}"
+    )
+    if rejected:
+        why = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
+        print(f"left out: {why}")
+    return 0

@@ -1,0 +1,246 @@
+"""Shards of pictures to shards of latents: what the VAE (and, if asked, the text encoder) would
+compute anew in every step of a training, computed once.
+
+A process takes every n-th shard, whole. A latent shard gets its name when it is complete, so that a
+killed run that is started again, on any number of processes, repeats one shard a process at most.
+"""
+
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from webdataset import TarWriter
+
+from bksdm.data.contents import META
+from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
+from bksdm.data.index import Shard, ShardIndex
+from bksdm.data.latents import LatentFormat
+from bksdm.data.record import Record, finish, read_record, unfinished
+from bksdm.data.samples import token_ids
+from bksdm.data.shards import ShardReader
+from bksdm.data.store import ShardStore
+from bksdm.data.transforms import byte_tensor, cropped, scaled
+from bksdm.errors import InputError
+from bksdm.models.teacher import Teacher
+from bksdm.processes import Process
+
+log = logging.getLogger(__name__)
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Samples of one shard, ready for the encoders.
+
+    Attributes:
+        shard: number of the source shard.
+        pixels: (B, 3, H, W), uint8.
+        captions: of each sample.
+        keys: of each sample.
+        rejected: reasons of the samples that are missing here.
+    """
+
+    shard: int
+    pixels: Tensor
+    captions: list[str]
+    keys: list[str]
+    rejected: list[str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The same, encoded: float16 on the CPU (once copies have arrived).
+
+    Attributes:
+        source: what they were made from.
+        parts: name in the shard -> (B, ...).
+    """
+
+    source: Decoded
+    parts: dict[str, Tensor]
+
+
+class PictureBatches(Dataset[Decoded]):
+    """Batches of (shard, row) to decoded samples; bad ones are left out and counted."""
+
+    def __init__(self, reader: ShardReader, *, resolution: int) -> None:
+        self.reader = reader
+        self.resolution = resolution
+
+    def __getitems__(self, rows: Sequence[tuple[int, int]]) -> Decoded:
+        """The samples of one shard at these rows."""
+        pixels, captions, keys, rejected = [], [], [], []
+        for shard, row in rows:
+            try:
+                image = decode_picture(self.reader.read(shard, row, "image"))
+                captions.append(decode_caption(self.reader.read(shard, row, "caption")))
+            except BadSampleError as error:
+                rejected.append(error.reason)
+                continue
+            pixels.append(byte_tensor(cropped(image, resolution=self.resolution)))
+            keys.append(self.reader.key(shard, row))
+        stacked = torch.stack(pixels) if pixels else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+        return Decoded(rows[0][0], stacked, captions, keys, rejected)
+
+
+def source_hash(shard: Shard) -> str:
+    """What a latent shard remembers of the shard that it was made from."""
+    return f"{shard.name} {shard.digest}"
+
+
+def shards_to_do(
+    index: ShardIndex, out: Path, shape: LatentFormat, process: Process
+) -> list[tuple[int, Path]]:
+    """(source shard, path of its latents) of those that this process has still to make.
+
+    Raises:
+        InputError: the folder holds latents of other settings, or the source has a name twice.
+    """
+    names = [shard.name for shard in index.shards]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"two source shards are called {twice}; encode their folders one by one")
+    if index.format:
+        raise InputError("the source shards hold latents already; expected shards of pictures")
+    todo = []
+    for number in range(process.rank, len(names), process.world):
+        path = out / names[number]
+        record = read_record(path)
+        if record is None:
+            todo.append((number, path))
+            continue
+        _check_same(record, path, shape)
+        if record.latents["source"] != source_hash(index.shards[number]):
+            log.warning("%s was made from another %s; encoding it anew", path, names[number])
+            todo.append((number, path))
+    return todo
+
+
+def _check_same(record: Record, path: Path, shape: LatentFormat) -> None:
+    for name, value in asdict(shape).items():
+        if record.latents.get(name) != value:
+            raise InputError(
+                f"{path} holds latents of other settings: {name} is {record.latents.get(name)}"
+                f" there, {value} now; use another out=, or remove it"
+            )
+
+
+def encode(
+    index: ShardIndex,
+    teacher: Teacher,
+    shape: LatentFormat,
+    todo: Sequence[tuple[int, Path]],
+    *,
+    store: ShardStore,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    on_images: Callable[[int], None],
+) -> Counter[str]:
+    """Encode shards, one after the other.
+
+    Args:
+        index: the source shards.
+        teacher: in the precision to compute in, on `device`.
+        shape: what the latents will be.
+        todo: from `shards_to_do`.
+        store: of remote source shards.
+        batch_size: pictures at once.
+        workers: loader processes.
+        device: of the encoders.
+        on_images: called with the number of pictures after each batch.
+
+    Returns:
+        reason -> samples that were left out.
+    """
+    batches = [
+        [(shard, row) for row in range(start, min(start + batch_size, index.counts[shard]))]
+        for shard, _ in todo
+        for start in range(0, index.counts[shard], batch_size)
+    ]
+    loader = DataLoader(
+        PictureBatches(ShardReader(index, store), resolution=shape.resolution),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=False,
+    )
+    encoded = _one_behind(_encoded(batch, teacher, shape, device) for batch in loader)
+    rejected: Counter[str] = Counter()
+    upcoming = next(encoded, None)
+    for shard, path in todo:
+        left_out: Counter[str] = Counter()
+        with unfinished(path) as temporary:
+            meta = {**asdict(shape), "source": source_hash(index.shards[shard])}
+            count = 0
+            with TarWriter(str(temporary), mtime=0) as tar:
+                tar.write({"__key__": META.removesuffix(".json"), "json": json.dumps(meta)})
+                while upcoming is not None and upcoming.source.shard == shard:
+                    count += len(upcoming.source.keys)
+                    left_out.update(upcoming.source.rejected)
+                    _write(tar, upcoming)
+                    on_images(len(upcoming.source.keys) + len(upcoming.source.rejected))
+                    upcoming = next(encoded, None)
+            finish(temporary, path, Record(count, left_out, latents=meta))
+        rejected.update(left_out)
+    return rejected
+
+
+def _encoded(
+    batch: Decoded, teacher: Teacher, shape: LatentFormat, device: torch.device
+) -> Encoded:
+    if not batch.keys:
+        return Encoded(batch, {})
+    pixels = scaled(batch.pixels.to(device, non_blocking=True))
+    parts = {"moments": teacher.encode_moments(pixels)}
+    if shape.flips:
+        parts["flipped"] = teacher.encode_moments(pixels.flip(-1))
+    if shape.text_hash:
+        tokens = token_ids(batch.captions, teacher.tokenizer).to(device, non_blocking=True)
+        parts["text"] = teacher.encode_text(tokens)
+    return Encoded(batch, {name: part.half() for name, part in parts.items()})
+
+
+def _one_behind(batches: Iterator[Encoded]) -> Iterator[Encoded]:
+    """Each batch when the next one has been started: a GPU computes while the last is written."""
+    previous = None
+    for batch in batches:
+        if previous is not None:
+            yield previous
+        previous = batch
+    if previous is not None:
+        yield previous
+
+
+def _write(tar: TarWriter, batch: Encoded) -> None:
+    parts = {name: part.cpu().numpy() for name, part in batch.parts.items()}
+    for name, values in parts.items():
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"the {name} of a sample among {batch.source.keys[0]}, ... overflow float16; use"
+                " precision=float32, or leave those samples out"
+            )
+    for row, (key, caption) in enumerate(
+        zip(batch.source.keys, batch.source.captions, strict=True)
+    ):
+        arrays = {f"{name}.npy": _npy(values[row]) for name, values in parts.items()}
+        tar.write({"__key__": key, "txt": caption.encode(), **arrays})
+
+
+def _npy(values: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _as_it_is(batch: Decoded) -> Decoded:
+    return batch
