@@ -22,7 +22,6 @@ LONGEST_WAIT_S = 30.0
 CHUNK = 8 * 2**20  # bytes; what a broken connection costs
 
 T = TypeVar("T")
-Whence = tuple[Any, str, int]  # file system, path inside it, size in bytes
 
 
 class _RangeIgnoredError(InputError):
@@ -121,11 +120,11 @@ def _fetch(location: str, target: Path) -> None:
         return
     size = size_of(location)
     try:
-        if size is None:
+        if not size:  # some servers answer HEAD with a length of 0
             raise _RangeIgnoredError("without a size there is no telling where an object ends")
         _fetch_chunks(location, target, size=size)
     except _RangeIgnoredError:
-        _persist(lambda: _fetch_whole(location, target, size=size), location)
+        _persist(lambda: _fetch_whole(location, target, size=size or None), location)
 
 
 def _fetch_chunks(location: str, target: Path, *, size: int) -> None:
@@ -203,4 +202,7 @@ def _persist(action: Callable[[], T], location: str) -> T:
     try:
         return retrying(action)
     except Exception as error:
-        raise explained(error, location, tries=TRIES) from error
+        final = explained(error, location, tries=TRIES)
+        if final is error:
+            raise
+        raise final from error

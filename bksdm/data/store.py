@@ -44,9 +44,9 @@ class CacheSettings:
     def __post_init__(self) -> None:
         if not self.folder.strip():
             raise InputError("the shard cache's folder is empty; name one, or leave it out")
-        if not 0 < self.max_gb < float("inf"):
+        if not isinstance(self.max_gb, int | float) or not 0 < self.max_gb < float("inf"):
             raise InputError(f"the shard cache's max_gb is {self.max_gb}; expected more than 0")
-        if self.prefetch < 0:
+        if not isinstance(self.prefetch, int) or self.prefetch < 0:
             raise InputError(
                 f"the shard cache's prefetch is {self.prefetch}; expected 0 (none) or more windows"
             )

@@ -1,6 +1,7 @@
 """Real servers on the loopback: nginx, one that ignores Range, and a proxy that breaks things."""
 
 import http.server
+import json
 import os
 import shutil
 import socket
@@ -197,4 +198,45 @@ def rangeless_server(root: Path, *, says_size: bool = True) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class _Hub(_Quiet):
+    """As much of the Hub as hf:// asks of it: one flat data set, `owner/name`, at main."""
+
+    def do_GET(self) -> None:
+        root, path = Path(self.directory), self.path.partition("?")[0]
+        self.server.asked.append(f"{path} {self.headers['Range'] or ''}".strip())  # type: ignore[attr-defined]
+        if path == "/api/datasets/owner/name":
+            self._say(json.dumps({"_id": "0", "id": "owner/name", "sha": "0" * 40, "tags": []}))
+        elif path == "/api/datasets/owner/name/tree/main":
+            rows = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"}
+                for file in sorted(root.iterdir())
+            ]
+            self._say(json.dumps(rows))
+        elif path.startswith("/datasets/owner/name/resolve/main/"):
+            data = (root / path.rpartition("/")[2]).read_bytes()
+            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            self._say(data[int(first) : int(last) + 1], status=206)
+        else:
+            self.send_error(404)
+
+    def _say(self, body: str | bytes, *, status: int = 200) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def hub_server(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Address of a small Hub whose data set holds the files of a folder, and what it was asked."""
+    handler = partial(_Hub, directory=os.fspath(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", server.asked  # type: ignore[attr-defined]
         server.shutdown()

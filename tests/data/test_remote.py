@@ -12,7 +12,7 @@ from bksdm.data import remote
 from bksdm.data.filesystems import filesystem
 from bksdm.data.remote import download, read_small, size_of
 from bksdm.errors import InputError
-from tests.data.servers import Nginx, flaky_proxy, rangeless_server
+from tests.data.servers import Nginx, flaky_proxy, hub_server, rangeless_server
 
 SIZE = 10 * 2**16 + 123  # ten chunks and a bit
 
@@ -156,6 +156,33 @@ def test_any_other_protocol_of_fsspec_works(tmp_path: Path) -> None:
     download("memory://shards/0.tar", tmp_path / "part")
     assert (tmp_path / "part").stat().st_size == SIZE
     assert read_small("memory://shards/missing") is None
+
+
+def test_a_data_set_of_the_hub_is_listed_and_read(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    content = random.Random(2).randbytes(SIZE)
+    for name in ("0.tar", "1.tar", "README.md"):
+        (tmp_path / "hub" / name).write_bytes(content)
+    code = (
+        "import sys, pathlib; from bksdm.data import location, remote; remote.CHUNK = 2**18\n"
+        "shards = location.expand('hf://datasets/owner/name/*.tar', allow_pipe=False)\n"
+        "assert shards == [f'hf://datasets/owner/name/{n}.tar' for n in (0, 1)], shards\n"
+        "assert remote.read_small('hf://datasets/owner/name/missing.json') is None\n"
+        "remote.download(shards[1], pathlib.Path(sys.argv[1]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    with hub_server(tmp_path / "hub") as (url, asked):
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "part")],
+            env={**environment, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path)},
+            check=True,
+        )
+    assert (tmp_path / "part").read_bytes() == content
+    assert [line for line in asked if "1.tar" in line] == [
+        "/datasets/owner/name/resolve/main/1.tar bytes=0-262143",
+        "/datasets/owner/name/resolve/main/1.tar bytes=262144-524287",
+        f"/datasets/owner/name/resolve/main/1.tar bytes=524288-{SIZE - 1}",
+    ]
 
 
 def test_https_checks_the_certificate(

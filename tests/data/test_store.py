@@ -48,7 +48,8 @@ def until(done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"folder": " "}, {"max_gb": 0}, {"max_gb": float("nan")}, {"prefetch": -1}]
+    "wrong",
+    [{"folder": " "}, {"max_gb": 0}, {"max_gb": float("nan")}, {"max_gb": "1"}, {"prefetch": -1}],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(wrong))} is|folder is empty"):
