@@ -1,17 +1,124 @@
-from glob import glob
-import braceexpand
+"""Where shards live: patterns to an ordered list of locations, and names made from a location.
+
+A location is a local path, an address that fsspec knows (`https://`, `s3://`, `hf://`, ...), or
+`pipe:` and a shell command whose output is the shard. Reads nothing; only globs ask a store.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from glob import glob, has_magic
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import braceexpand
+
+from bksdm.data.filesystems import PIPE, filesystem, is_web, protocol, shown
+from bksdm.data.remote import matches
 from bksdm.errors import InputError
-def expand(pattern, *, allow_pipe=False):
+
+_TAR: Final = re.compile(r"[^\s/'\"=]+\.tar(?![\w.])")
+_REMEDY: Final = (
+    "make the embedded world's with `bksdm prepare`, or name yours with data.shards='folder/*.tar'"
+)
+
+
+def expand(pattern: str | Sequence[str], *, allow_pipe: bool) -> list[str]:
+    """Locations that a pattern (braces, globs), or several, stand for: braces in their own order,
+    each glob sorted.
+
+    Raises:
+        InputError: a pattern matches nothing, a named local shard is missing, a glob over http(s),
+            an unknown protocol, its package missing, or a pipe where none is allowed.
+    """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    out=[]
-    for item in patterns:
-        ex = list(braceexpand.braceexpand(item)) if "{" in item else sorted(glob(item)) if "*" in item else [item]
-        missing=[p for p in ex if not Path(p).is_file()]
-        if missing or not ex:
-            raise InputError(f"no shard at {missing[0] if missing else item}; make the embedded world's with `bksdm prepare`, or name yours with data.shards='folder/*.tar'")
-        out+=ex
-    return out
-def is_remote(l): return "://" in l or l.startswith("pipe:")
-def base_name(l): return l.rpartition("/")[2]
-def sibling(l, name): return str(Path(l).parent / name) if name else str(Path(l).parent)
+    if not patterns:
+        raise InputError(f"no shards are named; {_REMEDY}")
+    return [
+        location
+        for item in patterns
+        for single in _braces(item)
+        for location in _expand_one(single, allow_pipe=allow_pipe)
+    ]
+
+
+def is_remote(location: str) -> bool:
+    """Whether a shard has to be fetched before it can be read at any place."""
+    return protocol(location) != ""
+
+
+def local_path(location: str) -> Path:
+    """A local location as a path, `~` and `file://` resolved."""
+    return Path(re.sub(r"^(file|local)://", "", location)).expanduser()
+
+
+def base_name(location: str) -> str:
+    """File name of a location without query; of a pipe the last word that ends in .tar; else a
+    short hash.
+    """
+    if protocol(location) == "pipe":
+        words = _TAR.findall(location)
+        name = words[-1] if words else ""
+    else:
+        path = urlsplit(location).path if is_web(location) else location
+        name = path.rpartition("/")[2]
+    return name or hashlib.sha256(location.encode()).hexdigest()[:12]
+
+
+def sibling(location: str, name: str) -> str:
+    """Another file in the same folder; the query of a web address is kept.
+
+    Raises:
+        InputError: a pipe, which has no folder.
+    """
+    if protocol(location) == "pipe":
+        raise InputError(f"{location} is a command: it has no folder in which {name} could be")
+    if is_web(location):
+        parts = urlsplit(location)
+        return parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}").geturl()
+    folder, slash, _ = location.rpartition("/")
+    return f"{folder}{slash}{name}"
+
+
+def _braces(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand.braceexpand(pattern)) if "{" in pattern else [pattern]
+    except ValueError as error:
+        raise InputError(f"braces in {shown(pattern)} do not match; close them") from error
+
+
+def _expand_one(pattern: str, *, allow_pipe: bool) -> list[str]:
+    kind = protocol(pattern)
+    if kind == "":
+        return _local(pattern)
+    if kind == "pipe":
+        if not allow_pipe:
+            raise InputError(
+                f"{pattern} runs a shell command with your rights; data.allow_pipe=true allows it"
+            )
+        if not pattern.removeprefix(PIPE).strip():
+            raise InputError(f"{pattern!r} names no command; write one after the colon")
+        return [pattern]
+    filesystem(pattern)  # an unknown protocol is said here, not by the first worker that reads
+    if is_web(pattern):
+        if "*" in pattern:
+            raise InputError(
+                f"{shown(pattern)}: a web server cannot be searched with *; name the shards with"
+                " braces, as in {00000..00099}.tar"
+            )
+        return [pattern]
+    found = matches(pattern) if has_magic(pattern) else [pattern]
+    if not found:
+        raise InputError(f"no shard at {shown(pattern)}; check bucket and pattern")
+    return found
+
+
+def _local(pattern: str) -> list[str]:
+    path = local_path(pattern)
+    if path.is_file():
+        return [str(path)]
+    found = sorted(glob(str(path))) if has_magic(str(path)) else []
+    if not found:
+        raise InputError(f"no shard at {path}; {_REMEDY}")
+    return found
