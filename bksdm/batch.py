@@ -1,6 +1,7 @@
 """The data types that cross layers. Knows nothing of how they are made or used."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -47,20 +48,23 @@ class TextImageBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TextImageBatch":
         """All tensors moved to `device`, but for the seeds, which are read on the CPU."""
-        moved = {
-            name: part.to(device, non_blocking=non_blocking)
-            for name, part in self._tensors().items()
-        }
-        return replace(self, **moved)
+        return self._with(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "TextImageBatch":
         """Called by the DataLoader before a copy to the GPU."""
-        return replace(self, **{name: part.pin_memory() for name, part in self._tensors().items()})
+        return self._with(lambda part: part.pin_memory())
 
-    def _tensors(self) -> dict[str, Tensor]:
-        parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        del parts["seeds"]
-        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "TextImageBatch":
+        def changed(part: Tensor | None) -> Tensor | None:
+            return None if part is None else change(part)
+
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            pixels=changed(self.pixels),
+            moments=changed(self.moments),
+            text=changed(self.text),
+        )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ def run(config: DictConfig) -> int:
     teacher = load_teacher(built(config.teacher, TeacherSource))
     shape = latent_format(
         teacher,
-        resolution=config.resolution
-        or teacher.unet.config.sample_size * teacher.latent_factor,
+        resolution=config.resolution or teacher.unet.config.sample_size * teacher.latent_factor,
         flips=config.flips,
         text=config.text,
         computed_in=config.precision,

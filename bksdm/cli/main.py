@@ -35,7 +35,12 @@ VERBS = {
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
 }
 
-TEXTS = ("prompt", "data.shards", "data.validation_shards", "shards")  # free text, where Hydra has a grammar
+TEXTS = (
+    "prompt",
+    "data.shards",
+    "data.validation_shards",
+    "shards",
+)  # free text, where Hydra has a grammar
 
 
 def main() -> int:

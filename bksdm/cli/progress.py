@@ -14,14 +14,20 @@ SECONDS_BETWEEN_LINES: Final = 15.0
 
 
 @contextmanager
-def progress(total: int, *, what: str, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def progress(
+    total: int, *, what: str, unit: str, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
     """A function to be called with the number of units just done."""
     if not shown:
         yield lambda _: None
         return
     if sys.stdout.isatty():
         with tqdm(total=total, desc=what, unit=unit, file=sys.stdout, dynamic_ncols=True) as bar:
-            yield lambda count: bar.update(count) and None
+
+            def advance(count: int) -> None:
+                bar.update(count)
+
+            yield advance
         return
     lines = _Lines(total, what, unit)
     yield lines.update

@@ -163,9 +163,7 @@ class _Builder:
         faults = dict(self._faults(spans, list(PARTS).index(picture)))
         return Contents(tuple(self.keys), spans, faults, self.meta)
 
-    def _faults(
-        self, spans: npt.NDArray[np.int64], picture: int
-    ) -> Iterator[tuple[int, str]]:
+    def _faults(self, spans: npt.NDArray[np.int64], picture: int) -> Iterator[tuple[int, str]]:
         caption = list(PARTS).index("caption")
         for row, key in enumerate(self.keys):
             if ".." in key.split("/") or key.startswith("/"):

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bksdm.batch import TextImageBatch
-from bksdm.data.index import ShardIndex, build_index
+from bksdm.data.index import build_index
 from bksdm.data.latents import check_format
 from bksdm.data.order import Order
 from bksdm.data.samples import (
@@ -221,9 +221,7 @@ class ShardDataModule(pl.LightningDataModule):
         )
 
 
-def sample_settings(
-    shape: str, teacher: Teacher, *, resolution: int, flip: bool
-) -> SampleSettings:
+def sample_settings(shape: str, teacher: Teacher, *, resolution: int, flip: bool) -> SampleSettings:
     """How the samples of shards of a format are read.
 
     Raises:

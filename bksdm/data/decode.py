@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PICTURE_FORMATS: Final = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS: Final = 89_478_485  # Pillow's own limit against decompression bombs, a quarter of 1 GiB
@@ -44,7 +44,7 @@ def decode_picture(data: bytes, *, formats: tuple[str, ...] = PICTURE_FORMATS) -
             return upright_rgb(image)
     except Image.DecompressionBombError as error:
         raise BadSampleError("too many pixels", str(error)) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadSampleError("not a picture", "neither JPEG, PNG nor WebP") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
         if isinstance(error, BadSampleError):

@@ -25,7 +25,7 @@ from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
 from bksdm.data.index import Shard, ShardIndex
 from bksdm.data.latents import LatentFormat
 from bksdm.data.record import Record, finish, read_record, unfinished
-from bksdm.data.samples import token_ids
+from bksdm.data.samples import token_ids, whole
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import ShardStore
 from bksdm.data.transforms import byte_tensor, cropped, scaled
@@ -169,9 +169,9 @@ def encode(
     ]
     loader = DataLoader(
         PictureBatches(ShardReader(index, store), resolution=shape.resolution),
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=whole,
         pin_memory=False,
     )
     encoded = _one_behind(_encoded(batch, teacher, shape, device) for batch in loader)
@@ -240,7 +240,3 @@ def _npy(values: Any) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _as_it_is(batch: Decoded) -> Decoded:
-    return batch

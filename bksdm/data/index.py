@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bksdm.data.contents import read_contents
-from bksdm.data.location import base_name, expand, is_remote, sibling
+from bksdm.data.filesystems import shown
+from bksdm.data.location import base_name, expand, is_remote, local_path, sibling
 from bksdm.data.record import Record, parse_record, record_name
 from bksdm.data.remote import read_small, size_of
-from bksdm.data.store import ShardStore
+from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
 
 TABLE_NAME: Final = ".bksdm-index.json"
@@ -93,7 +94,7 @@ class ShardIndex:
         if len(kinds) > 1:
             first, second, *_ = kinds.values()
             raise InputError(
-                f"shards {first.location} and {second.location} are of different kinds"
+                f"shards {shown(first.location)} and {shown(second.location)} are of different kinds"
                 f" ({first.format or 'pictures'}, {second.format or 'pictures'}); expected one kind"
             )
         return next(iter(kinds), "")
@@ -139,9 +140,10 @@ def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None
     Raises:
         InputError: a shard is missing, unfinished or no tar.
     """
-    store = store or ShardStore()
+    store = store or ShardStore(CacheSettings())
     locations = expand(pattern, allow_pipe=store.settings.allow_pipe)
-    tables = {folder: _Table(folder, store) for folder in dict.fromkeys(map(_folder, locations))}
+    folders = {_folder(location): location for location in locations}
+    tables = {folder: _Table(location, store) for folder, location in folders.items()}
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         known = list(pool.map(lambda at: tables[_folder(at)].fresh(at), locations))
         missing = [at for at, row in zip(locations, known, strict=True) if row is None]
@@ -179,7 +181,7 @@ def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str
     neighbours = (at for at in locations if _folder(at) == _folder(without) and at != without)
     if any(records[at] if at in records else _record(at) for at in neighbours):
         raise InputError(
-            f"shard {without} has no _stats.json beside it though its neighbours do: its download"
+            f"shard {shown(without)} has no _stats.json beside it though its neighbours do: its download"
             " or encoding was not finished; run that again, or leave the shard out of data.shards"
         )
 
@@ -203,18 +205,17 @@ def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
 
 
 class _Table:
-    """The cached rows of one folder: beside the shards, or in the cache where that is not
+    """The cached rows of a location's folder: beside the shards, or in the cache where that is not
     possible.
     """
 
-    def __init__(self, folder: str, store: ShardStore) -> None:
-        spare = store.folder / f"index-{hashlib.sha256(folder.encode()).hexdigest()[:16]}.json"
-        self.remote = is_remote(folder) or folder == "pipe:"
-        self.places = [spare] if self.remote else [Path(folder) / TABLE_NAME, spare]
-        self.trusted = False
-        published = (
-            read_small(folder + TABLE_NAME) if self.remote and folder != "pipe:" else None
-        )
+    def __init__(self, location: str, store: ShardStore) -> None:
+        digest = hashlib.sha256(_folder(location).encode()).hexdigest()[:16]
+        spare = store.folder / f"index-{digest}.json"
+        self.remote = is_remote(location)
+        self.places = [spare] if self.remote else [local_path(sibling(location, TABLE_NAME)), spare]
+        pipe = location.startswith("pipe:")
+        published = read_small(sibling(location, TABLE_NAME)) if self.remote and not pipe else None
         self.published = _rows(published)
         self.cached = [_rows(path.read_bytes()) for path in self.places if path.is_file()]
 

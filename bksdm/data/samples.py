@@ -46,7 +46,9 @@ class Latents:
 
     def tensors(self, read: Part, *, flip: bool) -> dict[str, Tensor]:
         """The tensors of one sample, under their names in the batch."""
-        parts = {"moments": "flipped" if flip else "moments"} | ({"text": "text"} if self.text else {})
+        parts = {"moments": "flipped" if flip else "moments"} | (
+            {"text": "text"} if self.text else {}
+        )
         return {
             name: torch.from_numpy(decode_array(read(part))).float() for name, part in parts.items()
         }
@@ -149,9 +151,7 @@ def drawn(seed: int, settings: SampleSettings) -> tuple[int, bool, bool]:
     return seed, flip, chance(rng, settings.caption_dropout)
 
 
-def decoded(
-    read: Part, settings: SampleSettings, *, flip: bool
-) -> tuple[dict[str, Tensor], str]:
+def decoded(read: Part, settings: SampleSettings, *, flip: bool) -> tuple[dict[str, Tensor], str]:
     """Tensors and caption of one sample.
 
     Raises:
@@ -177,9 +177,7 @@ def assemble(
     if "text" in stacked:
         assert settings.empty_text is not None
         stacked["text"][torch.tensor(dropped)] = settings.empty_text
-    return TextImageBatch(
-        tokens=tokens, seeds=torch.tensor(seeds), faults=tuple(faults), **stacked
-    )
+    return TextImageBatch(tokens=tokens, seeds=torch.tensor(seeds), faults=tuple(faults), **stacked)
 
 
 def token_ids(captions: Sequence[str], tokenizer: Any) -> Tensor:
@@ -194,6 +192,6 @@ def token_ids(captions: Sequence[str], tokenizer: Any) -> Tensor:
     return ids
 
 
-def whole(batch: TextImageBatch) -> TextImageBatch:
+def whole(batch: Any) -> Any:
     """What the DataLoader collates: nothing, the dataset has made the batch."""
     return batch

@@ -15,11 +15,13 @@ from webdataset import TarWriter
 
 from bksdm.data.contents import Contents, read_contents
 from bksdm.data.decode import BadSampleError
-from bksdm.data.index import ShardIndex
+from bksdm.data.filesystems import shown
+from bksdm.data.index import Shard, ShardIndex
 from bksdm.data.location import is_remote
-from bksdm.data.store import ShardStore
+from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
 
+_TRIES: Final = 3  # a shard may be evicted between being fetched and being opened
 MAX_OPEN_SHARDS: Final = 64  # a process; with their tables of contents about 100 MB
 
 
@@ -59,7 +61,7 @@ class ShardReader:
     """
 
     index: ShardIndex
-    store: ShardStore = field(default_factory=ShardStore)
+    store: ShardStore = field(default_factory=lambda: ShardStore(CacheSettings()))
     _open: OrderedDict[int, _Open] = field(default_factory=OrderedDict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,25 +121,32 @@ class ShardReader:
 
     def _opening(self, shard: int) -> _Open:
         entry = self.index.shards[shard]
-        try:
-            path = self.store.path(entry.location, size=entry.size or None, sha256=entry.sha256)
-            # First the file, so that nobody's eviction takes it away from under its contents.
-            file = os.open(path, os.O_RDONLY)
-            contents = read_contents(path, spare=self.store.folder)
-        except FileNotFoundError:
+        attempts = (self._try_to_open(entry) for _ in range(_TRIES))
+        opened = next((found for found in attempts if found is not None), None)
+        if opened is None:
             raise InputError(
-                f"shard {entry.location} has gone; put it back, then run the same command"
-            ) from None
-        if len(contents) != entry.count:
+                f"shard {self._location(shard)} has gone; put it back, then run the same command"
+            )
+        found = len(opened.contents)
+        if found != entry.count:
             raise InputError(
-                f"shard {entry.location} holds {len(contents)} samples, {entry.count} by the record"
+                f"shard {self._location(shard)} holds {found} samples, {entry.count} by the record"
                 " beside it; make it again, or remove its _stats.json to have it scanned"
             )
-        return _Open(file, contents)
+        return opened
+
+    def _try_to_open(self, entry: Shard) -> _Open | None:
+        """None if the file has gone: deleted, or evicted from the cache by another process."""
+        path = self.store.path(entry.location, size=entry.size or None, sha256=entry.sha256)
+        try:
+            contents = read_contents(path, spare=self.store.folder)
+            return _Open(os.open(path, os.O_RDONLY), contents)
+        except FileNotFoundError:
+            return None
 
     def _close(self, shard: int) -> None:
         with suppress(OSError):
             os.close(self._open.pop(shard).file)
 
     def _location(self, shard: int) -> str:
-        return self.index.shards[shard].location
+        return shown(self.index.shards[shard].location)

@@ -129,7 +129,6 @@ class TrainerSettings:
                 " supported yet; use trainer.devices=1, or trainer.accelerator=cpu"
             )
 
-
     @property
     def world(self) -> int:
         """Number of processes."""
@@ -168,9 +167,7 @@ def fit(
             checkpoint=folder.checkpoint,
             accept=data.accept_changed,
         )
-    progress = Progress(
-        seconds=2 if sys.stdout.isatty() else 15, global_batch=data.global_batch
-    )
+    progress = Progress(seconds=2 if sys.stdout.isatty() else 15, global_batch=data.global_batch)
     _quieten()
     loggers = _loggers(folder, first_step=saved["global_step"] if saved else 0)
     bad = BadSamples(max_fraction=data.max_bad_fraction, every_n_steps=settings.log_every_n_steps)

@@ -32,7 +32,8 @@ def test_pixels_are_encoded_as_the_vae_samples_them(teacher: Teacher) -> None:
     posterior = teacher.vae.encode(pixels).latent_dist
     expected = (posterior.mean + posterior.std * noise) * teacher.vae.config.scaling_factor
     torch.testing.assert_close(
-        teacher.scaled_latents(teacher.encode_moments(pixels), noise=noise), expected)
+        teacher.scaled_latents(teacher.encode_moments(pixels), noise=noise), expected
+    )
 
 
 def test_the_embedded_teacher_is_four_stages_of_two() -> None:
