@@ -31,7 +31,8 @@ class CacheSettings:
     """Where remote shards are kept, and how much of them.
 
     Attributes:
-        max_gb: bound on the folder, in 10^9 bytes.
+        max_gb: bound on the folder, in 10^9 bytes; shards that are being fetched at the same time
+            may exceed it until the last of them is there.
         prefetch: windows that are fetched ahead of the one being read; for the caller to use.
         allow_pipe: whether `pipe:` locations may run their command.
     """
