@@ -28,7 +28,7 @@ from bksdm.errors import InputError
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
     "prepare": "makes the shards of the embedded world",
-    "encode": "image shards to latent shards, over any number of processes; the same command goes on",
+    "encode": "image shards to latent shards, on any number of processes; resumes",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
     "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
     "evaluate": "a named protocol for one model, or for several side by side",

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from zipfile import BadZipFile
 
 import numpy as np
@@ -76,31 +76,32 @@ class Contents:
         return None if size < 0 else (offset, size)
 
 
-def read_contents(path: Path, *, spare: Path | None = None) -> Contents:
+def read_contents(file: BinaryIO, *, spare: Path | None = None) -> Contents:
     """The table of contents of a tar, from its sidecar if that is of this very file.
 
     Args:
-        path: the tar.
+        file: the tar, open: the cache may take its name away at any time.
         spare: a folder for the sidecar when the tar's own cannot be written to.
 
     Raises:
         InputError: not a tar, or cut off.
     """
+    path = Path(file.name)
     sidecars = [path.with_name(path.name + SIDECAR)]
     if spare is not None:
         place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
         sidecars.append(spare / f"{place}-{path.name}{SIDECAR}")
-    stamp = _stamp(path)
+    stamp = _stamp(file)
     for sidecar in sidecars:
         known = _load(sidecar, stamp)
         if known is not None:
             return known
-    contents = scan(path)
+    contents = scan(file)
     any(_save(sidecar, contents, stamp) for sidecar in sidecars)
     return contents
 
 
-def scan(path: Path) -> Contents:
+def scan(file: BinaryIO) -> Contents:
     """Read a tar's headers.
 
     Raises:
@@ -108,21 +109,28 @@ def scan(path: Path) -> Contents:
     """
     builder = _Builder()
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.name == META:
-                    file = tar.extractfile(member)
-                    builder.meta = json.loads(file.read()) if file else {}
+                    meta = tar.extractfile(member)
+                    builder.meta = json.loads(meta.read()) if meta else {}
                 elif member.isreg() and not member.issparse() and not _IS_META.match(member.name):
                     builder.add(member)
+            # tarfile takes a tar that was cut off between two members for a whole one.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise InputError(
-            f"shard {path} cannot be read as a tar ({error}); make it again, or leave it out of"
+            f"shard {file.name} cannot be read as a tar ({error}); make it again, or leave it out of"
             " data.shards"
         ) from error
     contents = builder.finish()
-    if len(contents) and int(contents.spans.sum(axis=2).max()) > path.stat().st_size:
-        raise InputError(f"shard {path} is cut off; make it again, or leave it out of data.shards")
+    size = os.fstat(file.fileno()).st_size
+    if len(contents) and int(contents.spans.sum(axis=2).max()) > size:
+        raise InputError(
+            f"shard {file.name} is cut off; make it again, or leave it out of data.shards"
+        )
     return contents
 
 
@@ -178,8 +186,8 @@ class _Builder:
                 yield row, "no caption"
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    stat = os.stat(path)
+def _stamp(file: BinaryIO) -> tuple[int, int, int]:
+    stat = os.fstat(file.fileno())
     return (_VERSION, stat.st_size, stat.st_mtime_ns)
 
 

@@ -2,7 +2,7 @@
 step on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,47 +12,26 @@ import torch
 from torch.utils.data import DataLoader
 
 from bksdm.batch import TextImageBatch
+from bksdm.data.exact import ExactTraining, Loading, Part
 from bksdm.data.index import build_index
 from bksdm.data.latents import check_format
-from bksdm.data.order import Order
+from bksdm.data.location import expand
+from bksdm.data.order import Order, accumulation
+from bksdm.data.record import format_of
 from bksdm.data.samples import (
     Latents,
     Pictures,
     SampleSettings,
     ShardDataset,
     token_ids,
-    whole,
 )
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.stream import StreamTraining, first_meta
 from bksdm.errors import InputError
 from bksdm.models.teacher import Teacher
 
 VALIDATION_SEED = 20_230_525  # validation noise is the same in every run, whatever its seed
-
-
-class _Batches:
-    """Batch sampler of one process. Its length is that of the whole run, as Lightning counts
-    batches from the run's start.
-    """
-
-    def __init__(
-        self, order: Order, *, batch: int, rank: int, world: int, first_step: int, last_step: int
-    ) -> None:
-        self.order, self.batch, self.rank, self.world = order, batch, rank, world
-        self.first_step, self.last_step = first_step, last_step
-
-    def __len__(self) -> int:
-        return self.last_step * self.order.accumulation(self.batch, self.world)
-
-    def __iter__(self) -> Iterator[range]:
-        return self.order.micro_batches(
-            first_step=self.first_step,
-            last_step=self.last_step,
-            batch=self.batch,
-            rank=self.rank,
-            world=self.world,
-        )
 
 
 class ShardDataModule(pl.LightningDataModule):
@@ -70,6 +49,8 @@ class ShardDataModule(pl.LightningDataModule):
         seed: of the order, and of everything random about a sample.
         flip: mirror half of the pictures.
         caption_dropout: probability of the empty caption.
+        mode: "exact" or "stream".
+        buffer: samples among which a stream draws the next one, a worker.
         workers: loader processes.
         start_method: of the loader processes; None for Python's own choice.
         window: shards whose samples are mixed.
@@ -98,6 +79,8 @@ class ShardDataModule(pl.LightningDataModule):
         validation_samples: int,
         teacher: Teacher,
         cache: CacheSettings,
+        mode: Literal["exact", "stream"] = "exact",
+        buffer: int = 2000,
         start_method: Literal["fork", "forkserver", "spawn"] | None = None,
         lanes: int = 1,
         remainder: Literal["drop", "wrap"] = "drop",
@@ -111,62 +94,68 @@ class ShardDataModule(pl.LightningDataModule):
             raise InputError(
                 f"data.max_bad_fraction={max_bad_fraction}: expected a number from 0 to 1"
             )
+        if mode not in ("exact", "stream"):
+            raise InputError(f"data.mode={mode}: expected exact or stream")
+        if buffer < 1:
+            raise InputError(f"data.buffer={buffer}: expected at least 1")
         if start_method not in (None, "fork", "forkserver", "spawn"):
             raise InputError(
                 f"data.start_method={start_method}: expected fork, forkserver, spawn or null"
             )
-        self.store = ShardStore(cache)
+        self.global_batch = global_batch
         self.batch_size = batch_size
-        self.workers = workers
-        self.start_method = start_method
         self.max_bad_fraction = max_bad_fraction
         self.accept_changed = accept_changed
-        self.index = build_index(shards, store=self.store)
-        self.order = Order(
-            counts=self.index.counts,
-            seed=seed,
-            global_batch=global_batch,
-            window=window,
-            lanes=lanes,
-            remainder=remainder,
-        )
-        self.validation_index = build_index(validation_shards, store=self.store)
+        self._loading = Loading(workers, start_method)
+        store = ShardStore(cache)
+        if mode == "stream":
+            locations = expand(shards, allow_pipe=cache.allow_pipe)
+            settings = sample_settings(
+                format_of(first_meta(locations[0])), teacher, resolution=resolution, flip=flip
+            )
+            self._training: ExactTraining | StreamTraining = StreamTraining(
+                tuple(locations),
+                replace(settings, caption_dropout=caption_dropout),
+                seed=seed,
+                buffer=buffer,
+                global_batch=global_batch,
+            )
+        else:
+            index = build_index(shards, store=store)
+            order = Order(
+                counts=index.counts,
+                seed=seed,
+                global_batch=global_batch,
+                window=window,
+                lanes=lanes,
+                remainder=remainder,
+            )
+            settings = sample_settings(index.format, teacher, resolution=resolution, flip=flip)
+            dataset = ShardDataset(
+                ShardReader(index, store),
+                order,
+                replace(settings, caption_dropout=caption_dropout),
+                windows_ahead=cache.prefetch,
+            )
+            self._training = ExactTraining(index, order, dataset)
+        self.validation_index = build_index(validation_shards, store=store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)
-        settings = [
-            sample_settings(index.format, teacher, resolution=resolution, flip=mirrored)
-            for index, mirrored in [(self.index, flip), (self.validation_index, False)]
-        ]
-        self._training = ShardDataset(
-            ShardReader(self.index, self.store),
-            self.order,
-            replace(settings[0], caption_dropout=caption_dropout),
-            windows_ahead=cache.prefetch,
-        )
-        order = Order(
-            counts=self.validation_index.counts,
-            seed=VALIDATION_SEED,
-            global_batch=self.validation_samples,
-        )
         self._validation = ShardDataset(
-            ShardReader(self.validation_index, self.store), order, settings[1]
+            ShardReader(self.validation_index, store),
+            Order(
+                counts=self.validation_index.counts,
+                seed=VALIDATION_SEED,
+                global_batch=self.validation_samples,
+            ),
+            sample_settings(
+                self.validation_index.format, teacher, resolution=resolution, flip=False
+            ),
         )
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when a run resumes."""
-        return {
-            "order": {
-                name: getattr(self.order, name)
-                for name in ("seed", "global_batch", "window", "lanes", "remainder")
-            },
-            "training": self.index.record(),
-            "validation": self.validation_index.record(),
-        }
-
-    @property
-    def global_batch(self) -> int:
-        """Samples an optimiser step."""
-        return self.order.global_batch
+        return {**self._training.fingerprint(), "validation": self.validation_index.record()}
 
     def accumulation(self, world: int) -> int:
         """Micro-batches an optimiser step.
@@ -174,20 +163,19 @@ class ShardDataModule(pl.LightningDataModule):
         Raises:
             InputError: the global batch is no multiple of what all processes take at once.
         """
-        return self.order.accumulation(self.batch_size, world)
+        return accumulation(self.global_batch, batch=self.batch_size, world=world)
 
     def train_dataloader(self) -> DataLoader[TextImageBatch]:
         """The remaining micro-batches of the run, for this process."""
         assert self.trainer is not None
-        batches = _Batches(
-            self.order,
+        part = Part(
             batch=self.batch_size,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             first_step=self.trainer.global_step,
             last_step=self.trainer.max_steps,
         )
-        return self._loader(self._training, batches)
+        return self._training.loader(part, self._loading)
 
     def val_dataloader(self) -> DataLoader[TextImageBatch]:
         """The validation samples of this process; their noise is always the same."""
@@ -201,7 +189,8 @@ class ShardDataModule(pl.LightningDataModule):
         # As many batches on every process, though they may differ by a sample.
         batches = -(-self.validation_samples // (world * self.batch_size))
         mine = np.array_split(np.arange(rank, self.validation_samples, world), batches)
-        return self._loader(self._validation, [positions.tolist() for positions in mine])
+        chunks = [positions.tolist() for positions in mine]
+        return self._loading.loader(self._validation, batch_sampler=chunks)
 
     def transfer_batch_to_device(
         self, batch: TextImageBatch, device: torch.device, dataloader_idx: int
@@ -209,16 +198,6 @@ class ShardDataModule(pl.LightningDataModule):
         """The batch is a frozen value: Lightning's own way would write into it."""
         del dataloader_idx
         return batch.to(device, non_blocking=True)
-
-    def _loader(self, dataset: ShardDataset, batches: Any) -> DataLoader[TextImageBatch]:
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=self.workers,
-            multiprocessing_context=self.start_method if self.workers else None,
-            collate_fn=whole,
-            pin_memory=torch.cuda.is_available(),
-        )
 
 
 def sample_settings(shape: str, teacher: Teacher, *, resolution: int, flip: bool) -> SampleSettings:

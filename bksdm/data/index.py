@@ -19,7 +19,7 @@ from typing import Any, Final
 from bksdm.data.contents import read_contents
 from bksdm.data.filesystems import shown
 from bksdm.data.location import base_name, expand, is_remote, local_path, sibling
-from bksdm.data.record import Record, parse_record, record_name
+from bksdm.data.record import Record, format_of, parse_record, record_name
 from bksdm.data.remote import read_small, size_of
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
@@ -94,8 +94,9 @@ class ShardIndex:
         if len(kinds) > 1:
             first, second, *_ = kinds.values()
             raise InputError(
-                f"shards {shown(first.location)} and {shown(second.location)} are of different kinds"
-                f" ({first.format or 'pictures'}, {second.format or 'pictures'}); expected one kind"
+                f"shards {shown(first.location)} and {shown(second.location)} are of different"
+                f" kinds ({first.format or 'pictures'}, {second.format or 'pictures'}); expected"
+                " one kind"
             )
         return next(iter(kinds), "")
 
@@ -181,8 +182,9 @@ def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str
     neighbours = (at for at in locations if _folder(at) == _folder(without) and at != without)
     if any(records[at] if at in records else _record(at) for at in neighbours):
         raise InputError(
-            f"shard {shown(without)} has no _stats.json beside it though its neighbours do: its download"
-            " or encoding was not finished; run that again, or leave the shard out of data.shards"
+            f"shard {shown(without)} has no _stats.json beside it though its neighbours do: its"
+            " download or encoding was not finished; run that again, or leave the shard out of"
+            " data.shards"
         )
 
 
@@ -193,14 +195,13 @@ def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
         stat = os.stat(location)
         size, modified = stat.st_size, stat.st_mtime_ns
     if record is None:
-        path = store.path(location, size=size or None)
-        contents = read_contents(path, spare=store.folder)
+        with store.open(location, size=size or None) as file:
+            contents = read_contents(file, spare=store.folder)
         told, digest = Record(len(contents), latents=contents.meta), contents.digest
     else:
         told = parse_record(record, shard=base_name(location))
         digest = hashlib.sha256(record).hexdigest()[:16]
-    common = {name: value for name, value in told.latents.items() if name != "source"}
-    shape = json.dumps(common, sort_keys=True) if common else ""
+    shape = format_of(told.latents)
     return Shard(location, size, modified, told.count, digest, shape, told.sha256)
 
 

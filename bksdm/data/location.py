@@ -95,7 +95,8 @@ def _expand_one(pattern: str, *, allow_pipe: bool) -> list[str]:
     if kind == "pipe":
         if not allow_pipe:
             raise InputError(
-                f"{pattern} runs a shell command with your rights; data.allow_pipe=true allows it"
+                f"{pattern} runs a shell command with your rights; cache.allow_pipe=true"
+                " (in train: data.cache.allow_pipe) allows it"
             )
         if not pattern.removeprefix(PIPE).strip():
             raise InputError(f"{pattern!r} names no command; write one after the colon")

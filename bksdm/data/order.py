@@ -122,13 +122,7 @@ class Order:
         Raises:
             InputError: the global batch is no multiple of what all processes take at once.
         """
-        count, rest = divmod(self.global_batch, batch * world)
-        if rest or not count:
-            raise InputError(
-                f"data.global_batch={self.global_batch} is no multiple of data.batch_size={batch} x"
-                f" {world} processes"
-            )
-        return count
+        return accumulation(self.global_batch, batch=batch, world=world)
 
     def _place(self, position: int) -> tuple[int, int]:
         """(epoch, place in the epoch's permuted stream) of a global position."""
@@ -147,6 +141,21 @@ class Order:
                 return shard, row
             row -= self.counts[shard]
         raise AssertionError("a window's permutation covers its shards")
+
+
+def accumulation(global_batch: int, *, batch: int, world: int) -> int:
+    """Micro-batches an optimiser step.
+
+    Raises:
+        InputError: the global batch is no multiple of what all processes take at once.
+    """
+    count, rest = divmod(global_batch, batch * world)
+    if rest or not count:
+        raise InputError(
+            f"data.global_batch={global_batch} is no multiple of data.batch_size={batch} x"
+            f" {world} processes"
+        )
+    return count
 
 
 @dataclass(frozen=True, eq=False)

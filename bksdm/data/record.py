@@ -46,6 +46,12 @@ class Record:
         return json.dumps(values | ({"latents": dict(self.latents)} if self.latents else {}))
 
 
+def format_of(meta: Mapping[str, Any]) -> str:
+    """What all latent shards of an encoding share, as indices keep it; empty for pictures."""
+    common = {name: value for name, value in meta.items() if name != "source"}
+    return json.dumps(common, sort_keys=True) if common else ""
+
+
 def record_name(shard: str) -> str:
     """File name of a shard's record: `00000.tar` -> `00000_stats.json`."""
     return shard.removesuffix(".tar") + "_stats.json"

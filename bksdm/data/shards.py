@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from PIL import Image
 from webdataset import TarWriter
@@ -16,12 +16,11 @@ from webdataset import TarWriter
 from bksdm.data.contents import Contents, read_contents
 from bksdm.data.decode import BadSampleError
 from bksdm.data.filesystems import shown
-from bksdm.data.index import Shard, ShardIndex
+from bksdm.data.index import ShardIndex
 from bksdm.data.location import is_remote
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
 
-_TRIES: Final = 3  # a shard may be evicted between being fetched and being opened
 MAX_OPEN_SHARDS: Final = 64  # a process; with their tables of contents about 100 MB
 
 
@@ -47,7 +46,7 @@ def _png(image: Image.Image) -> bytes:
 class _Open:
     """A shard that is being read."""
 
-    file: int
+    file: BinaryIO
     contents: Contents
 
 
@@ -82,10 +81,10 @@ class ShardReader:
             raise BadSampleError(f"no {part}")
         offset, size = span
         try:
-            data = os.pread(self._opened(shard).file, size, offset)
+            data = os.pread(self._opened(shard).file.fileno(), size, offset)
         except OSError:  # a file server has come back: its old handles are stale
             self._close(shard)
-            data = os.pread(self._opened(shard).file, size, offset)
+            data = os.pread(self._opened(shard).file.fileno(), size, offset)
         if len(data) < size:
             raise InputError(
                 f"shard {self._location(shard)} was cut off while it was read; make it again, then"
@@ -121,32 +120,23 @@ class ShardReader:
 
     def _opening(self, shard: int) -> _Open:
         entry = self.index.shards[shard]
-        attempts = (self._try_to_open(entry) for _ in range(_TRIES))
-        opened = next((found for found in attempts if found is not None), None)
-        if opened is None:
+        try:
+            file = self.store.open(entry.location, size=entry.size or None, sha256=entry.sha256)
+        except FileNotFoundError:
             raise InputError(
                 f"shard {self._location(shard)} has gone; put it back, then run the same command"
-            )
-        found = len(opened.contents)
-        if found != entry.count:
+            ) from None
+        contents = read_contents(file, spare=self.store.folder)
+        if len(contents) != entry.count:
             raise InputError(
-                f"shard {self._location(shard)} holds {found} samples, {entry.count} by the record"
-                " beside it; make it again, or remove its _stats.json to have it scanned"
+                f"shard {self._location(shard)} holds {len(contents)} samples, {entry.count} by the"
+                " record beside it; make it again, or remove its _stats.json to have it scanned"
             )
-        return opened
-
-    def _try_to_open(self, entry: Shard) -> _Open | None:
-        """None if the file has gone: deleted, or evicted from the cache by another process."""
-        path = self.store.path(entry.location, size=entry.size or None, sha256=entry.sha256)
-        try:
-            contents = read_contents(path, spare=self.store.folder)
-            return _Open(os.open(path, os.O_RDONLY), contents)
-        except FileNotFoundError:
-            return None
+        return _Open(file, contents)
 
     def _close(self, shard: int) -> None:
         with suppress(OSError):
-            os.close(self._open.pop(shard).file)
+            self._open.pop(shard).file.close()
 
     def _location(self, shard: int) -> str:
         return shown(self.index.shards[shard].location)

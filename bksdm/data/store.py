@@ -144,7 +144,8 @@ class ShardStore:
     def _check(self, location: str) -> None:
         if protocol(location) == "pipe" and not self.settings.allow_pipe:
             raise InputError(
-                f"{location} runs a shell command with your rights; data.allow_pipe=true allows it"
+                f"{location} runs a shell command with your rights; cache.allow_pipe=true"
+                " (in train: data.cache.allow_pipe) allows it"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

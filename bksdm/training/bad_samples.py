@@ -1,4 +1,4 @@
-"""Counts the bad samples of a run, says so now and then, and stops the run when there are too many."""
+"""Counts the bad samples of a run, says so now and then, and stops it when there are too many."""
 
 import logging
 import time

@@ -49,7 +49,7 @@ def test_web_addresses_take_braces_but_no_globs() -> None:
 
 
 def test_a_pipe_needs_leave() -> None:
-    with pytest.raises(InputError, match=r"runs a shell command.*data\.allow_pipe=true"):
+    with pytest.raises(InputError, match=r"runs a shell command.*cache\.allow_pipe=true"):
         expand("pipe:cat {0..1}.tar", allow_pipe=False)
     assert expand("pipe:cat {0..1}.tar", allow_pipe=True) == ["pipe:cat 0.tar", "pipe:cat 1.tar"]
 

@@ -1,82 +1,84 @@
-import shutil
-from dataclasses import replace
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
-from torch.utils.data import DataLoader
-from transformers import CLIPTokenizer
 
+from bksdm.data import shards
+from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
 from bksdm.data.index import build_index
-from bksdm.data.order import Order
-from bksdm.data.samples import Pictures, SampleSettings, ShardDataset, whole
 from bksdm.data.shards import ShardReader
-from bksdm.data.transforms import pixel_tensor
-from bksdm.models.source import embedded_folder
+from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.errors import InputError
+from tests.data.hostile import good, write_tar
+from tests.data.servers import Nginx
 
 
-def dataset(folder: Path, **changes: object) -> ShardDataset:
-    index = build_index(f"{folder}/train-*.tar")
-    order = Order(counts=index.counts, seed=3, global_batch=4)
-    tokenizer = CLIPTokenizer.from_pretrained(embedded_folder("shapes") / "tokenizer")
-    settings = SampleSettings(
-        tokenizer=tokenizer, kind=Pictures(16), flip=True, caption_dropout=0.5
-    )
-    return ShardDataset(ShardReader(index), order, replace(settings, **changes))
+def reader(folder: Path) -> ShardReader:
+    return ShardReader(build_index(f"{folder}/*.tar"))
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
-def test_workers_change_nothing_and_a_late_start_gives_the_tail(shards: Path, workers: int) -> None:
-    data = dataset(shards)
-    batches = [range(i, i + 4) for i in range(0, 40, 4)]
-    expected = [data.__getitems__(positions) for positions in batches]
-    loaded = list(
-        DataLoader(data, batch_sampler=batches[3:], num_workers=workers, collate_fn=whole)
-    )
-    for found, wanted in zip(loaded, expected[3:], strict=True):
-        assert torch.equal(found.pixels, wanted.pixels)
-        assert torch.equal(found.tokens, wanted.tokens)
-        assert torch.equal(found.seeds, wanted.seeds)
+def test_pictures_come_back_as_they_were_drawn(shards: Path) -> None:
+    found = ShardReader(build_index(f"{shards}/validation-*.tar"))
+    assert decode_picture(found.read(0, 3, "image")).size == (64, 64)
+    assert decode_caption(found.read(0, 3, "caption")).endswith("background")
 
 
-def test_dropped_captions_are_the_empty_prompt(shards: Path) -> None:
-    data = dataset(shards, caption_dropout=1.0)
-    empty = data.settings.tokenizer("", padding="max_length", return_tensors="pt").input_ids
-    assert torch.equal(data[0].tokens, empty)
-    kept = dataset(shards, caption_dropout=0.0)
-    assert not torch.equal(kept[0].tokens, empty)
-    assert torch.equal(kept[0].seeds, data[0].seeds)
+def test_a_part_that_is_not_there_is_a_bad_sample(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", good(1))
+    with pytest.raises(BadSampleError, match="no moments"):
+        reader(tmp_path).read(0, 0, "moments")
 
 
-def test_half_of_the_pictures_are_flipped_and_only_when_asked(shards: Path) -> None:
-    flipped, plain = dataset(shards), dataset(shards, flip=False)
-    pairs = [(flipped[i].pixels, plain[i].pixels) for i in range(40)]
-    changed = [not torch.equal(a, b) for a, b in pairs]
-    assert all(torch.equal(a.flip(-1), b) for (a, b), c in zip(pairs, changed, strict=True) if c)
-    assert 8 < sum(changed) < 32
+def test_a_shard_that_disappears_is_named_and_one_that_is_open_stays(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", good(2))
+    found = reader(tmp_path)
+    found.read(0, 0, "image")
+    for path in tmp_path.glob("*.tar"):
+        path.unlink()
+    assert found.read(0, 1, "caption") == b"number 1"
+    with pytest.raises(InputError, match=r"b\.tar has gone; put it back"):
+        found.read(1, 0, "image")
 
 
-def test_a_bad_sample_is_replaced_and_said(
-    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = Path(shutil.copytree(shards, tmp_path / "own"))
-    data = dataset(folder, flip=False)
-    position = next(p for p in range(40) if data.order.sample(p) == (0, 5))
-    following = next(p for p in range(100) if data.order.sample(p) == (0, 6))
-    wanted = data[following].pixels
-    offset, size = data.reader.index.shards[0].images[5]
-    content = bytearray((folder / "train-00000.tar").read_bytes())
-    content[offset : offset + size] = b"\0" * size
-    (folder / "train-00000.tar").write_bytes(content)
-    assert torch.equal(dataset(folder, flip=False)[position].pixels, wanted)
-    assert "0005" in caplog.text
+def test_a_shard_that_is_cut_off_during_the_run_is_named(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", good(2))
+    found = reader(tmp_path)
+    found.read(0, 0, "image")
+    os.truncate(path, 600)
+    with pytest.raises(InputError, match=r"a\.tar was cut off"):
+        found.read(0, 1, "image")
 
 
-@pytest.mark.parametrize("size", [(20, 40), (40, 20), (16, 16), (7, 100)])
-def test_pictures_are_cropped_in_the_middle(size: tuple[int, int]) -> None:
-    image = Image.new("RGB", size, (255, 0, 0))
-    pixels = pixel_tensor(image, resolution=16, flip=False)
-    assert pixels.shape == (3, 16, 16)
-    assert pixels[0].unique().tolist() == [1]
-    assert pixels[1].unique().tolist() == [-1]
+def test_a_shard_that_its_record_does_not_describe_is_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", good(2))
+    (tmp_path / "a_stats.json").write_text('{"successes": 3}')
+    with pytest.raises(InputError, match=r"holds 2 samples, 3 by the record"):
+        reader(tmp_path).read(0, 0, "image")
+
+
+def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 3)
+    for number in range(8):
+        write_tar(tmp_path / f"{number}.tar", good(1, first=number))
+    found = reader(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for number in range(8):
+            assert found.read(number, 0, "caption") == f"number {number}".encode()
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def test_an_evicted_shard_is_fetched_again(nginx: Nginx, served: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        write_tar(served / f"{number}.tar", good(1, first=number))
+    size = (served / "0.tar").stat().st_size
+    store = ShardStore(CacheSettings(folder=str(tmp_path / "cache"), max_gb=2.5 * size / 1e9))
+    found = ShardReader(build_index(f"{nginx.url}/{served.name}/{{0..3}}.tar", store=store), store)
+    assert found.remote
+    for _ in range(2):
+        for number in range(4):
+            assert found.read(number, 0, "caption") == f"number {number}".encode()
+            fresh = ShardReader(found.index, store)
+            assert fresh.read(number, 0, "caption") == f"number {number}".encode()
+    assert len(list((tmp_path / "cache").glob("*.tar"))) <= 2

@@ -245,7 +245,7 @@ def test_a_store_in_use_goes_into_workers(
 
 
 def test_a_pipe_needs_leave_here_too(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data\.allow_pipe=true"):
+    with pytest.raises(InputError, match=r"cache\.allow_pipe=true"):
         store_of(tmp_path / "cache").path("pipe:echo 0.tar")
     store = store_of(tmp_path / "cache", allow_pipe=True)
     assert store.path("pipe:echo 0.tar").read_text() == "0.tar\n"

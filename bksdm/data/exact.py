@@ -1,0 +1,100 @@
+"""Training data in the order that `order.Order` says, resumable at any step by any number of
+processes and workers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from bksdm.batch import TextImageBatch
+from bksdm.data.index import ShardIndex
+from bksdm.data.order import Order
+from bksdm.data.samples import ShardDataset, whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a run that a process has to load.
+
+    Attributes:
+        batch: samples of a micro-batch.
+        rank: of the process.
+        world: number of processes.
+        first_step: optimiser steps that are done.
+        last_step: of the run.
+    """
+
+    batch: int
+    rank: int
+    world: int
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How loaders run; what they load does not depend on it.
+
+    Attributes:
+        workers: processes.
+        start_method: of the processes; None for Python's own choice.
+    """
+
+    workers: int
+    start_method: Literal["fork", "forkserver", "spawn"] | None
+
+    def loader(self, dataset: Any, **arguments: Any) -> DataLoader[TextImageBatch]:
+        """A loader of a dataset that makes whole batches."""
+        return DataLoader(
+            dataset,
+            num_workers=self.workers,
+            multiprocessing_context=self.start_method if self.workers else None,
+            collate_fn=whole,
+            pin_memory=torch.cuda.is_available(),
+            **arguments,
+        )
+
+
+class Batches:
+    """Batch sampler of one process. Its length is that of the whole run, as Lightning counts
+    batches from the run's start.
+    """
+
+    def __init__(self, order: Order, part: Part) -> None:
+        self.order, self.part = order, part
+
+    def __len__(self) -> int:
+        return self.part.last_step * self.order.accumulation(self.part.batch, self.part.world)
+
+    def __iter__(self) -> Iterator[range]:
+        return self.order.micro_batches(
+            first_step=self.part.first_step,
+            last_step=self.part.last_step,
+            batch=self.part.batch,
+            rank=self.part.rank,
+            world=self.part.world,
+        )
+
+
+@dataclass(frozen=True)
+class ExactTraining:
+    """Indexed shards, read in order."""
+
+    index: ShardIndex
+    order: Order
+    dataset: ShardDataset
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must not change when a run resumes."""
+        names = ("seed", "global_batch", "window", "lanes", "remainder")
+        return {
+            "order": {"mode": "exact"} | {name: getattr(self.order, name) for name in names},
+            "training": self.index.record(),
+        }
+
+    def loader(self, part: Part, loading: Loading) -> DataLoader[TextImageBatch]:
+        """The micro-batches of a part of the run."""
+        return loading.loader(self.dataset, batch_sampler=Batches(self.order, part))
