@@ -122,8 +122,8 @@ def scan(file: BinaryIO) -> Contents:
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise InputError(
-            f"shard {file.name} cannot be read as a tar ({error}); make it again, or leave it out of"
-            " data.shards"
+            f"shard {file.name} cannot be read as a tar ({error}); make it again, or leave it out"
+            " of data.shards"
         ) from error
     contents = builder.finish()
     size = os.fstat(file.fileno()).st_size

@@ -32,6 +32,7 @@ _ADVICE = (
     ".*directory .* exists and is not empty.*",
     ".*GPU available but not used.*",
     ".*LeafSpec.*",
+    ".*IterableDataset. has .__len__. defined.*",
 )
 
 log = logging.getLogger(__name__)
