@@ -77,12 +77,13 @@ class Checkpoints(StepCallback):
         self.every_minutes = every_minutes
         self.keep_every_n_steps = keep_every_n_steps
         self.received: signal.Signals | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), 0
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over from the default signal handlers, and from Lightning's."""
-        del trainer, pl_module
+        del pl_module
+        self._saved_step = trainer.global_step
         self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
 
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
@@ -96,14 +97,28 @@ class Checkpoints(StepCallback):
             decide = trainer.strategy.reduce_boolean_decision
             late, stop = decide(late, all=False), decide(stop, all=False)
         if late or last or step % self.every_n_steps == 0 or stop:
-            for logger in trainer.loggers:
-                logger.save()  # what a resumed run will not log again
-            trainer.save_checkpoint(self.last)
-            self._saved_at = time.monotonic()
+            self._save(trainer)
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(self.last.with_name(f"step_{step}.ckpt"))
         if stop:
             trainer.should_stop = True
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep the steps that are done when the data ends the run: a shard that has gone, a full
+        disk. With several processes the others would have to save, too, and do not know.
+        """
+        del pl_module
+        ours = isinstance(exception, InputError)
+        if ours and trainer.world_size == 1 and trainer.global_step > self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # what a resumed run will not log again
+        trainer.save_checkpoint(self.last)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the signals back."""

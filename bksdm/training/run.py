@@ -172,7 +172,7 @@ def fit(
     _quieten()
     loggers = _loggers(folder, first_step=saved["global_step"] if saved else 0)
     bad = BadSamples(max_fraction=data.max_bad_fraction, every_n_steps=settings.log_every_n_steps)
-    trainer = _trainer(settings, folder, loggers, [bad, ema, samples, progress, checkpoints])
+    trainer = _trainer(settings, folder, loggers, [ema, bad, samples, progress, checkpoints])
     accumulation = data.accumulation(trainer.world_size)
     trainer.accumulate_grad_batches = accumulation
     trainer.val_check_interval = settings.validate_every_n_steps * accumulation

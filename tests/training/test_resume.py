@@ -1,17 +1,19 @@
 """A run that is interrupted, in any way, ends as one that is not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bksdm.training.checkpoint import load_student, read_checkpoint
+from bksdm.training.checkpoint import Checkpoints, load_student, read_checkpoint
 from bksdm.training.run import RunFolder, _metrics_until
 
 Cli = Callable[..., int]
@@ -88,6 +90,7 @@ def test_a_signal_saves_first(
     [
         (2, []),
         (3, ["data.workers=2"]),
+        (1, ["data.workers=1", "data.start_method=forkserver"]),
         (1, ["data.batch_size=8"]),
         (3, ["data.batch_size=8"]),
         (1, ["data.batch_size=2"]),
@@ -161,7 +164,7 @@ def test_a_checkpoint_has_plain_types_and_no_teacher(whole: Path) -> None:
     # student, its average, two Adam moments; step counts are single numbers
     assert tensors(content) <= 4 * student + 1000
     assert content["bksdm"]["teacher"]["path"]
-    assert content["bksdm"]["data"]["index"]
+    assert content["bksdm"]["data"]["training"]["hash"]
 
 
 def test_a_finished_run_says_so(
@@ -183,30 +186,126 @@ def test_another_configuration_under_the_same_name_is_refused(
     assert "\n" not in line
 
 
-def test_other_data_is_refused(
-    run_cli: Cli,
-    tiny_run: list[str],
-    sd1_folder: Path,
-    tmp_path: Path,
-    shards: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    del sd1_folder
-    own = tmp_path / "own"
-    own.mkdir()
-    for path in shards.glob("*.tar"):
-        (own / path.name).write_bytes(path.read_bytes())
-    arguments = [a.replace(str(shards), str(own)) for a in tiny_run] + [
-        "name=moved",
-        "trainer.max_steps=2",
-    ]
-    assert run_cli(*arguments) == 0
-    (own / "train-00000.tar").write_bytes((own / "validation-00000.tar").read_bytes())
+@pytest.fixture
+def moved(run_cli: Cli, tiny_run: list[str], tmp_path: Path, shards: Path) -> list[str]:
+    """Arguments of a run over its own copy of the shards, two steps of which are done."""
+    shutil.copytree(shards, tmp_path / "own")
+    arguments = [argument.replace(str(shards), str(tmp_path / "own")) for argument in tiny_run]
+    assert run_cli(*arguments, "name=moved", "checkpoint.keep_every_n_steps=2") == 0
     folder = RunFolder(tmp_path / "runs" / "moved")
-    config = folder.config.read_text()
-    folder.config.write_text(config.replace("max_steps: 2", "max_steps: 4"))
-    assert run_cli(*arguments[:-1], "trainer.max_steps=4") == 2
-    assert "of another data" in capsys.readouterr().err
+    (folder.checkpoint.parent / "step_2.ckpt").rename(folder.checkpoint)
+    return [*arguments, "name=moved"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("replace", "training shards: 1 shard changed (train-00000.tar)"),
+        ("remove", "training shards: 1 shard missing (train-00001.tar)"),
+        ("add", "training shards: 1 shard new (train-00003.tar)"),
+        ("validation", "validation shards: 1 shard changed (validation-00000.tar)"),
+    ],
+)
+def test_other_data_is_refused_and_told_unless_accepted(
+    run_cli: Cli, moved: list[str], tmp_path: Path, change: str, words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    own = tmp_path / "own"
+    if change == "replace":
+        shutil.copy(own / "validation-00000.tar", own / "train-00000.tar")
+    elif change == "remove":
+        (own / "train-00001.tar").unlink()
+    elif change == "add":
+        shutil.copy(own / "train-00000.tar", own / "train-00003.tar")
+    else:
+        shutil.copy(own / "train-00000.tar", own / "validation-00000.tar")
+    assert run_cli(*moved) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in line
+    assert "data.accept_changed=true" in line
+    assert run_cli(*moved, "data.accept_changed=true") == 0
+    checkpoint = RunFolder(tmp_path / "runs" / "moved").checkpoint
+    assert read_checkpoint(checkpoint)["global_step"] == 4
+
+
+def test_data_may_move(run_cli: Cli, moved: list[str], whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").rename(tmp_path / "elsewhere")
+    changed = [argument.replace("/own/", "/elsewhere/") for argument in moved]
+    assert run_cli(*changed) == 0
+    assert same_weights(whole, tmp_path / "runs" / "moved")
+
+
+def test_a_shard_that_disappears_ends_the_run_and_loses_no_step(
+    run_cli: Cli, tiny_run: list[str], tmp_path: Path, shards: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("bksdm.data.shards.MAX_OPEN_SHARDS", 1)
+    shutil.copytree(shards, tmp_path / "own")
+    arguments = [argument.replace(str(shards), str(tmp_path / "own")) for argument in tiny_run]
+    late = ["name=gone", "checkpoint.every_n_steps=1000", "trainer.validate_every_n_steps=100"]
+    gone = tmp_path / "own" / "train-00002.tar"
+    kept = gone.read_bytes()
+    step_end = Checkpoints.on_step_end
+
+    def vanish(self: Checkpoints, trainer: Any, module: Any) -> None:
+        step_end(self, trainer, module)
+        if trainer.global_step == 2:
+            gone.unlink(missing_ok=True)
+
+    monkeypatch.setattr(Checkpoints, "on_step_end", vanish)
+    assert run_cli(*arguments, *late) == 2
+    assert "train-00002.tar has gone" in capsys.readouterr().err
+    checkpoint = RunFolder(tmp_path / "runs" / "gone").checkpoint
+    assert 2 <= read_checkpoint(checkpoint)["global_step"] < 4
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    stamp = (tmp_path / "own" / ".bksdm-index.json").read_text()
+    gone.write_bytes(kept)
+    assert stamp
+    assert run_cli(*arguments, *late) == 0
+    assert run_cli(*tiny_run, "name=whole") == 0
+    assert same_weights(tmp_path / "runs" / "whole", tmp_path / "runs" / "gone")
+
+
+def torchrun(arguments: list[str], cwd: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--standalone", "-m", "bksdm.cli.main", *arguments, "trainer.devices=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def assert_close(first: Path, second: Path) -> None:
+    one, other = (load_student(RunFolder(path).checkpoint).state_dict() for path in (first, second))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_are_one_and_either_goes_on_for_the_other(
+    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """From the start on two; the second half on two; the second half on one."""
+    two = [*tiny_run, "data.batch_size=2", "checkpoint.keep_every_n_steps=2"]
+    torchrun([*two, "name=two"], tmp_path)
+    assert_close(whole, tmp_path / "runs" / "two")
+    one = [*tiny_run, "checkpoint.keep_every_n_steps=2"]
+    assert run_cli(*one, "name=half") == 0
+    for name in ("half", "two"):
+        checkpoint = RunFolder(tmp_path / "runs" / name).checkpoint
+        (checkpoint.parent / "step_2.ckpt").rename(checkpoint)
+    torchrun([*two, "name=half", "data.batch_size=4"], tmp_path)
+    assert_close(whole, tmp_path / "runs" / "half")
+    assert run_cli(*one, "name=two") == 0
+    assert_close(whole, tmp_path / "runs" / "two")
+
+
+def test_processes_that_were_not_started_are_said(
+    run_cli: Cli, tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(*tiny_run, "name=two", "trainer.devices=2") == 2
+    assert "1 processes were started; start one process a device" in capsys.readouterr().err
 
 
 def test_a_corrupt_checkpoint_is_refused_and_kept(
