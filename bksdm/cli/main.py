@@ -27,14 +27,22 @@ from bksdm.errors import InputError
 
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
-    "prepare": "makes the shards of the embedded world",
+    "prepare": "makes shards: the embedded world, a folder of captioned pictures, or COCO",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
     "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
     "evaluate": "a named protocol for one model, or for several side by side",
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
 }
 
-TEXTS = ("prompt", "data.shards", "data.validation_shards")  # free text, where Hydra has a grammar
+TEXTS = (  # free text, where Hydra has a grammar
+    "prompt",
+    "data.shards",
+    "data.validation_shards",
+    "source.path",
+    "source.metadata",
+    "source.annotations",
+    "source.images",
+)
 
 
 def main() -> int:

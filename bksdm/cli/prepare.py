@@ -1,36 +1,65 @@
 """bksdm prepare."""
 
-import json
-from itertools import islice
+import csv
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Final
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from bksdm.cli.config import differing_keys, plain
+from bksdm.cli.claim import claim
+from bksdm.cli.config import built, plain
 from bksdm.data.index import build_index
-from bksdm.data.shapes import samples
-from bksdm.data.shards import write_shard
+from bksdm.data.listing import CocoSource, FolderSource, Listing, Rejected
+from bksdm.data.making import (
+    SPLITS,
+    Cut,
+    ShapesSource,
+    Shard,
+    Stats,
+    drawn_shards,
+    make_shards,
+    picture_shards,
+    write_text,
+)
 from bksdm.errors import InputError
+from bksdm.evaluation.report import table
 
-MANIFEST = "prepare.json"
+REJECTED: Final = "rejected.csv"
+MAX_WORKERS: Final = 8
 
 
 def run(config: DictConfig) -> int:
     """Write the shards that are not there yet."""
-    if config.source != "shapes":
-        raise InputError(f"source={config.source}: expected shapes")
-    for name in ("train_samples", "validation_samples", "samples_per_shard"):
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise InputError(f"{name}={config[name]}: expected a number, at least 1")
-    folder = Path(config.folder)
-    _claim(folder, plain(config))
-    for split, count, seed in [
-        ("train", config.train_samples, config.seed),
-        ("validation", config.validation_samples, config.seed + 1),
-    ]:
-        _write_split(folder, split, count=count, seed=seed, per_shard=config.samples_per_shard)
+    values = plain(config)
+    source = built(config.source, object)
+    shared = {name: values[name] for name in ("samples_per_shard", "validation_samples", "seed")}
+    cut, workers, folder = Cut(**shared), _workers(config.workers), Path(config.out)
+    listing: Listing | None = None
+    if isinstance(source, ShapesSource):
+        shards = drawn_shards(source, cut, folder=folder)
+    else:
+        assert isinstance(source, FolderSource | CocoSource)
+        listing = source.listing()
+        print(f"{len(listing.samples):,} samples in {listing.root}, captions: {listing.origin}")
+        shards = picture_shards(listing, cut, folder=folder, short_side=source.short_side)
+    claim(folder, values, listing)
+    with _ended_by_sigterm(), Progress(sum(len(s.contents) for s in shards if not s.stats)) as bar:
+        results = make_shards(shards, workers=workers, report=bar.advance)
+    if listing is not None:
+        _tell_rejected(folder, [*listing.rejected, *(r for s in results for r in s.rejected)])
+    _check_splits(folder, shards, results)
+    for split in SPLITS:
         index = build_index(str(folder / f"{split}-*.tar"))
         print(
             f"{split}: {sum(index.counts)} samples in {len(index.shards)} shards of {folder}, "
@@ -39,30 +68,84 @@ def run(config: DictConfig) -> int:
     return 0
 
 
-def _claim(folder: Path, values: dict[str, Any]) -> None:
-    """Remember the settings of a folder, so that shards of two settings never mix in it."""
-    manifest = folder / MANIFEST
-    if manifest.exists():
-        old = json.loads(manifest.read_text())
-        keys = differing_keys(old, values, free=frozenset({"folder"}))
-        if keys:
-            was = ", ".join(f"{key} was {old.get(key)}" for key in keys)
-            raise InputError(
-                f"{folder} holds shards of other settings ({was}); "
-                "use another folder=, or remove it"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps(values, indent=1))
+def _workers(wanted: object) -> int:
+    if wanted is None:
+        known = hasattr(os, "sched_getaffinity")  # the cores we may use, where that is known
+        return min(len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1, MAX_WORKERS)
+    if not isinstance(wanted, int) or wanted < 1:
+        raise InputError(f"workers={wanted}: expected a number, at least 1, or null")
+    return wanted
 
 
-def _write_split(folder: Path, split: str, *, count: int, seed: int, per_shard: int) -> None:
-    stream = enumerate(samples(count, seed=seed))
-    starts = tqdm(range(0, count, per_shard), desc=split, unit="shard", disable=None)
-    for shard, start in enumerate(starts):
-        chunk = islice(stream, min(per_shard, count - start))
-        path = folder / f"{split}-{shard:05d}.tar"
-        rows = ((f"{split}{i:08d}", image, scene.caption) for i, (scene, image) in chunk)
-        if path.exists():
-            list(rows)  # drawn but not written again
-        else:
-            write_shard(path, rows)
+def _tell_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "reason", "detail"])
+    writer.writerows([bad.file, bad.reason, bad.detail] for bad in sorted(rejected))
+    write_text(folder / REJECTED, text.getvalue())
+    if rejected:
+        reasons = Counter(bad.reason for bad in rejected)
+        rows = [[reason, f"{count:,}"] for reason, count in reasons.most_common()]
+        print(table([*rows, ["all", f"{len(rejected):,}"]], header=["left out", "samples"]))
+        print(f"each by name: {folder / REJECTED}")
+
+
+def _check_splits(folder: Path, shards: Sequence[Shard], results: Sequence[Stats]) -> None:
+    kept = Counter(dict.fromkeys(SPLITS, 0))
+    for shard, stats in zip(shards, results, strict=True):
+        kept[shard.split] += stats.successes
+    empty = [split for split in SPLITS if not kept[split]]
+    if empty:
+        raise InputError(
+            f"{folder}: no usable sample for {' and '.join(empty)}; see {REJECTED} in it, then"
+            " remove it" + ("" if len(empty) > 1 else " and run it with another seed=")
+        )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM as an exception, so that workers end and temporary files go."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Progress:
+    """A bar on a terminal, else a line now and then; both tell rate and time left."""
+
+    def __init__(self, total: int, *, seconds: float = 30) -> None:
+        self.total, self.seconds, self.done = total, seconds, 0
+        self._begin = self._printed = time.monotonic()
+        self._bar = tqdm(total=total, unit="image", disable=None if total else True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def advance(self, count: int) -> None:
+        """So many samples more are done."""
+        self.done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if not self._bar.disable or now - self._printed < self.seconds:
+            return
+        self._printed = now
+        rate = self.done / (now - self._begin)
+        left = tqdm.format_interval((self.total - self.done) / max(rate, 1e-9))
+        print(
+            f"{self.done:,}/{self.total:,} images, {rate:,.0f} images/s, {left} left",
+            flush=True,
+            file=sys.stderr,
+        )

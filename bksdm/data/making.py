@@ -1,0 +1,360 @@
+"""Shards out of listed pictures or drawn scenes: in parallel, one after the other or resumed, the
+same bytes.
+
+A shard appears under its name once it is complete, after a <shard>_stats.json in img2dataset's
+convention, which also names what was left out.
+"""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import astuple, dataclass
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final, Protocol
+
+from webdataset import TarWriter
+
+from bksdm.data.decode import BadSampleError, decode_caption
+from bksdm.data.listing import Listed, Listing, Rejected, held_back, shuffled
+from bksdm.data.pictures import png, stored_picture
+from bksdm.data.shapes import samples
+from bksdm.errors import InputError
+
+SPLITS: Final = ("train", "validation")
+_POLL_SECONDS: Final = 0.2
+# Workers are forked from a small server without threads, which imports this module once.
+_PROCESSES: Final = get_context("forkserver")
+
+Members = dict[str, bytes]  # suffix to content
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesSource:
+    """The embedded world: as many samples as are wanted."""
+
+    name: str
+    train_samples: int
+
+    def __post_init__(self) -> None:
+        _check_counts("source.", train_samples=self.train_samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How samples become splits and shards."""
+
+    samples_per_shard: int
+    validation_samples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_counts(
+            validation_samples=self.validation_samples, samples_per_shard=self.samples_per_shard
+        )
+
+
+class Contents(Protocol):
+    """What goes into one shard; travels to the process that writes it."""
+
+    def __len__(self) -> int:
+        """Samples, good and bad."""
+
+    def __iter__(self) -> Iterator[Members | Rejected]:
+        """The samples, as bytes or as what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Scenes of the embedded world."""
+
+    start: int
+    count: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Members | Rejected]:
+        for scene, image in samples(self.count, seed=self.seed, start=self.start):
+            yield {"png": png(image), "txt": scene.caption.encode()}
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Pictures and captions of a listing."""
+
+    root: Path
+    listed: tuple[Listed, ...]
+    short_side: int | None
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __iter__(self) -> Iterator[Members | Rejected]:
+        for sample in self.listed:
+            try:
+                yield self._members(sample)
+            except BadSampleError as error:
+                yield Rejected(sample.file, error.reason, error.detail)
+            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+                yield Rejected(sample.file, "cannot be read", error.strerror or "")
+
+    def _members(self, sample: Listed) -> Members:
+        caption = sample.caption
+        if caption is None:
+            caption = decode_caption((self.root / (sample.caption_file or "")).read_bytes())
+        if not caption:
+            raise BadSampleError("empty caption")
+        picture = stored_picture((self.root / sample.file).read_bytes(), short_side=self.short_side)
+        facts = {"file": sample.file, "width": picture.width, "height": picture.height}
+        return {
+            picture.suffix: picture.data,
+            "txt": caption.encode(),
+            "json": json.dumps(facts).encode(),
+        }
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar to be: where it goes, and what goes into it. Keys are the split's name and the
+    sample's number in it.
+    """
+
+    folder: Path
+    split: str
+    number: int
+    first: int
+    contents: Contents
+
+    @property
+    def path(self) -> Path:
+        """The tar."""
+        return self.folder / f"{self.split}-{self.number:05d}.tar"
+
+    @property
+    def stats_path(self) -> Path:
+        """What was made of it."""
+        return self.folder / f"{self.split}-{self.number:05d}_stats.json"
+
+    @property
+    def temporary(self) -> Path:
+        """The tar while it is written."""
+        return self.path.with_suffix(".tmp")
+
+    @property
+    def stats(self) -> "Stats | None":
+        """What was made of it, if it is done."""
+        try:
+            stats = Stats.loads(self.stats_path.read_text())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not there, or cut off: it is made again
+        return stats if self.path.exists() or not stats.successes else None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What became of the samples of a shard."""
+
+    count: int
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def successes(self) -> int:
+        """Samples in the tar."""
+        return self.count - len(self.rejected)
+
+    def dumps(self) -> str:
+        """As img2dataset writes it, and the rejected samples."""
+        reasons = Counter(bad.reason for bad in self.rejected)
+        values = {
+            "count": self.count,
+            "successes": self.successes,
+            "failed_to_download": 0,
+            "status_dict": {"success": self.successes, **dict(sorted(reasons.items()))},
+            "rejected": [astuple(bad) for bad in self.rejected],
+        }
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def loads(cls, text: str) -> "Stats":
+        """The inverse of `dumps`."""
+        values = json.loads(text)
+        return cls(values["count"], tuple(Rejected(*bad) for bad in values["rejected"]))
+
+
+def drawn_shards(source: ShapesSource, cut: Cut, *, folder: Path) -> list[Shard]:
+    """The embedded world's; validation pictures have the next seed."""
+    plan = [(source.train_samples, cut.seed), (cut.validation_samples, cut.seed + 1)]
+    return [
+        Shard(folder, split, number, start, Drawings(start, size, seed))
+        for split, (count, seed) in zip(SPLITS, plan, strict=True)
+        for number, start, size in _pieces(count, cut.samples_per_shard)
+    ]
+
+
+def picture_shards(
+    listing: Listing, cut: Cut, *, folder: Path, short_side: int | None
+) -> list[Shard]:
+    """A listing's, shuffled, with some pictures held back for validation.
+
+    Raises:
+        InputError: too few pictures for two splits.
+    """
+    chosen = held_back(listing.samples, count=cut.validation_samples, seed=cut.seed)
+    mixed = shuffled(listing.samples, seed=cut.seed)
+    parts = [
+        [sample for sample in mixed if (sample.file in chosen) == held] for held in (False, True)
+    ]
+    if not all(parts):
+        raise InputError(
+            f"{listing.root}: {len(chosen)} picture with a caption; expected at least two, one for"
+            " training and one for validation"
+        )
+    return [
+        Shard(
+            folder,
+            split,
+            number,
+            start,
+            PictureFiles(listing.root, tuple(part[start : start + size]), short_side),
+        )
+        for split, part in zip(SPLITS, parts, strict=True)
+        for number, start, size in _pieces(len(part), cut.samples_per_shard)
+    ]
+
+
+def _pieces(count: int, size: int) -> Iterator[tuple[int, int, int]]:
+    for number, start in enumerate(range(0, count, size)):
+        yield number, start, min(size, count - start)
+
+
+def _check_counts(prefix: str = "", **counts: object) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"{prefix}{name}={count}: expected a number, at least 1")
+
+
+def make_shards(
+    shards: Sequence[Shard], *, workers: int, report: Callable[[int], None]
+) -> list[Stats]:
+    """Write the shards that are not done; `report` hears of every few samples. The result is in the
+    order of the shards, whoever wrote them.
+
+    Raises:
+        InputError: a worker was killed.
+        OSError: a shard cannot be written; those that are done stay.
+    """
+    done = {shard.path: shard.stats for shard in shards}
+    missing = [shard for shard in shards if done[shard.path] is None]
+    for folder in {shard.folder for shard in missing}:
+        folder.mkdir(parents=True, exist_ok=True)
+    if workers > 1 and len(missing) > 1:
+        made = _in_processes(missing, workers=min(workers, len(missing)), report=report)
+    else:
+        made = [write_shard_files(shard, tick=lambda: report(1)) for shard in missing]
+    done |= {shard.path: stats for shard, stats in zip(missing, made, strict=True)}
+    return [stats for stats in done.values() if stats is not None]
+
+
+def write_shard_files(shard: Shard, *, tick: Callable[[], None]) -> Stats:
+    """Write one tar and its stats; `tick` is called for every sample. Leaves nothing behind when it
+    fails. A tar without a single good sample is not written.
+    """
+    rejected = []
+    try:
+        with (
+            shard.temporary.open("wb") as file,
+            TarWriter(file, mtime=0, encoder=False) as tar,
+        ):
+            for number, sample in enumerate(shard.contents, start=shard.first):
+                tick()
+                if isinstance(sample, Rejected):
+                    rejected.append(sample)
+                else:
+                    tar.write({"__key__": f"{shard.split}{number:08d}", **sample})
+        stats = Stats(len(shard.contents), tuple(rejected))
+        write_text(shard.stats_path, stats.dumps())
+        if stats.successes:
+            shard.temporary.replace(shard.path)
+        return stats
+    finally:
+        shard.temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under its name only once it is complete."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _in_processes(
+    shards: Sequence[Shard], *, workers: int, report: Callable[[int], None]
+) -> list[Stats]:
+    _PROCESSES.set_forkserver_preload([__name__])
+    ticks, stop = _PROCESSES.Value("Q", 0), _PROCESSES.RawValue("b", 0)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=_PROCESSES, initializer=_start_worker, initargs=(ticks, stop)
+    )
+    try:
+        futures = [pool.submit(_write_in_worker, shard) for shard in shards]
+        seen = 0
+        while True:
+            done, pending = wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            now = ticks.get_obj().value  # without the lock, which a killed worker may hold
+            report(now - seen)
+            seen = now
+            for future in done:
+                future.result()
+            if not pending:
+                return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was killed, perhaps for want of memory; run it again, with fewer"
+            f" than workers={workers}"
+        ) from error
+    finally:
+        stop.value = 1
+        pool.shutdown(wait=True, cancel_futures=True)
+        for shard in shards:
+            shard.temporary.unlink(missing_ok=True)  # of killed workers
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: the parent wants to end
+    pass
+
+
+_shared: dict[str, Any] = {}  # of a worker process: the counter and the flag of its parent
+
+
+def _start_worker(ticks: Any, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    _shared.update(ticks=ticks, stop=stop)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _write_in_worker(shard: Shard) -> Stats:
+    return write_shard_files(shard, tick=_tick_of_worker)
+
+
+def _tick_of_worker() -> None:
+    with _shared["ticks"].get_lock():
+        _shared["ticks"].value += 1
+    if _shared["stop"].value:
+        raise _Stopped
