@@ -179,9 +179,11 @@ def _of_setting(message: str) -> str:
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown:
         return f"no setting {unknown[1]!r}; `bksdm VERB --cfg job` lists them"
-    missing = re.match(r"Missing mandatory value: (\S+)", message)
+    missing = re.match(
+        r"Missing mandatory value: .*full_key: (\S+)|Missing mandatory value: (\S+)", message
+    )
     if missing:
-        return f"{missing[1]}= is missing; give it a value"
+        return f"{missing[1] or missing[2]}= is missing; give it a value"
     return message.split(" Config search path:")[0]
 
 

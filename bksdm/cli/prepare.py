@@ -4,15 +4,13 @@ import csv
 import io
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -33,7 +31,6 @@ from bksdm.data.making import (
     write_text,
 )
 from bksdm.errors import InputError
-from bksdm.evaluation.report import table
 
 REJECTED: Final = "rejected.csv"
 MAX_WORKERS: Final = 8
@@ -54,8 +51,8 @@ def run(config: DictConfig) -> int:
         print(f"{len(listing.samples):,} samples in {listing.root}, captions: {listing.origin}")
         shards = picture_shards(listing, cut, folder=folder, short_side=source.short_side)
     claim(folder, values, listing)
-    with _ended_by_sigterm(), Progress(sum(len(s.contents) for s in shards if not s.stats)) as bar:
-        results = make_shards(shards, workers=workers, report=bar.advance)
+    with Progress(sum(len(s.contents) for s in shards if not s.stats)) as progress:
+        results = make_shards(shards, workers=workers, report=progress.advance)
     if listing is not None:
         _tell_rejected(folder, [*listing.rejected, *(r for s in results for r in s.rejected)])
     _check_splits(folder, shards, results)
@@ -85,8 +82,9 @@ def _tell_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
     write_text(folder / REJECTED, text.getvalue())
     if rejected:
         reasons = Counter(bad.reason for bad in rejected)
-        rows = [[reason, f"{count:,}"] for reason, count in reasons.most_common()]
-        print(table([*rows, ["all", f"{len(rejected):,}"]], header=["left out", "samples"]))
+        rows = [("left out", "samples"), *reasons.most_common(), ("all", len(rejected))]
+        width = max(len(reason) for reason, _ in rows)
+        print("\n".join(f"{reason.ljust(width)}  {count:>7}" for reason, count in rows))
         print(f"each by name: {folder / REJECTED}")
 
 
@@ -102,40 +100,38 @@ def _check_splits(folder: Path, shards: Sequence[Shard], results: Sequence[Stats
         )
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM as an exception, so that workers end and temporary files go."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        del frame
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class Progress:
-    """A bar on a terminal, else a line now and then; both tell rate and time left."""
+    """A bar on a terminal, else a line now and then; both tell rate and time left. SIGINT and
+    SIGTERM are noted, and raised from `advance`: raised anywhere else they could leave a lock of
+    the pool of workers held.
+    """
 
     def __init__(self, total: int, *, seconds: float = 30) -> None:
         self.total, self.seconds, self.done = total, seconds, 0
         self._begin = self._printed = time.monotonic()
         self._bar = tqdm(total=total, unit="image", disable=None if total else True)
+        self._received: list[int] = []
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Progress":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         self._bar.close()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._received.append(number)
 
     def advance(self, count: int) -> None:
         """So many samples more are done."""
+        if self._received:
+            raise SystemExit(128 + self._received[0])
         self.done += count
         self._bar.update(count)
         now = time.monotonic()
@@ -144,8 +140,4 @@ class Progress:
         self._printed = now
         rate = self.done / (now - self._begin)
         left = tqdm.format_interval((self.total - self.done) / max(rate, 1e-9))
-        print(
-            f"{self.done:,}/{self.total:,} images, {rate:,.0f} images/s, {left} left",
-            flush=True,
-            file=sys.stderr,
-        )
+        print(f"{self.done:,}/{self.total:,} images, {rate:,.0f} images/s, {left} left", flush=True)
