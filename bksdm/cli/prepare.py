@@ -17,19 +17,10 @@ from tqdm import tqdm
 
 from bksdm.cli.claim import claim
 from bksdm.cli.config import built, plain
+from bksdm.data.cutting import SPLITS, Cut, ShapesSource, drawn_shards, picture_shards
 from bksdm.data.index import build_index
 from bksdm.data.listing import CocoSource, FolderSource, Listing, Rejected
-from bksdm.data.making import (
-    SPLITS,
-    Cut,
-    ShapesSource,
-    Shard,
-    Stats,
-    drawn_shards,
-    make_shards,
-    picture_shards,
-    write_text,
-)
+from bksdm.data.making import Shard, Stats, make_shards, write_text
 from bksdm.errors import InputError
 
 REJECTED: Final = "rejected.csv"

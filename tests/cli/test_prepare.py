@@ -188,7 +188,8 @@ def test_bad_input_gets_one_line(
 VERB = "import sys; from bksdm.cli.main import main; sys.exit(main())"
 LIBRARY = """
 from pathlib import Path
-from bksdm.data.making import Cut, ShapesSource, drawn_shards, make_shards
+from bksdm.data.cutting import Cut, ShapesSource, drawn_shards
+from bksdm.data.making import make_shards
 if __name__ == "__main__":
     source = ShapesSource(name="shapes", train_samples=200_000)
     cut = Cut(samples_per_shard=100, validation_samples=1, seed=0)

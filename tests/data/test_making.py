@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bksdm.data.cutting import Cut, ShapesSource, drawn_shards, picture_shards
 from bksdm.data.decode import BadSampleError, decode_picture
 from bksdm.data.listing import FolderSource
-from bksdm.data.making import (
-    Cut,
-    ShapesSource,
-    Shard,
-    Stats,
-    drawn_shards,
-    make_shards,
-    picture_shards,
-    write_shard_files,
-)
+from bksdm.data.making import Shard, Stats, make_shards, write_shard_files
 from bksdm.data.pictures import stored_picture
 from bksdm.data.shapes import samples
 from bksdm.data.shards import write_shard
