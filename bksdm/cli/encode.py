@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built
-from bksdm.cli.progress import progress
+from bksdm.cli.progress import Progress
 from bksdm.data.encode import DTYPES, encode, shards_to_do
 from bksdm.data.index import build_index
 from bksdm.data.latents import latent_format
@@ -46,7 +46,7 @@ def run(config: DictConfig) -> int:
     teacher.to(device, dtype=DTYPES[config.precision])
     images = sum(index.counts[shard] for shard, _ in todo)
     begin = time.monotonic()
-    with progress(images, what="encode", unit="image", shown=process.first) as done:
+    with Progress(images, what="encode", shown=process.first) as progress:
         rejected = encode(
             index,
             teacher,
@@ -56,7 +56,7 @@ def run(config: DictConfig) -> int:
             batch_size=config.batch_size,
             workers=config.workers,
             device=device,
-            on_images=done,
+            on_images=progress.advance,
         )
     seconds = max(time.monotonic() - begin, 1e-9)
     mine = len(range(process.rank, len(index.shards), process.world))

@@ -27,7 +27,7 @@ from bksdm.errors import InputError
 
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
-    "prepare": "makes the shards of the embedded world",
+    "prepare": "makes shards: the embedded world, a folder of captioned pictures, or COCO",
     "encode": "image shards to latent shards, on any number of processes; resumes",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
     "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
@@ -35,12 +35,16 @@ VERBS = {
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
 }
 
-TEXTS = (
+TEXTS = (  # free text, where Hydra has a grammar
     "prompt",
     "data.shards",
     "data.validation_shards",
     "shards",
-)  # free text, where Hydra has a grammar
+    "source.path",
+    "source.metadata",
+    "source.annotations",
+    "source.images",
+)
 
 
 def main() -> int:
@@ -177,9 +181,11 @@ def _of_setting(message: str) -> str:
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown:
         return f"no setting {unknown[1]!r}; `bksdm VERB --cfg job` lists them"
-    missing = re.match(r"Missing mandatory value: (\S+)", message)
+    missing = re.match(
+        r"Missing mandatory value: .*full_key: (\S+)|Missing mandatory value: (\S+)", message
+    )
     if missing:
-        return f"{missing[1]}= is missing; give it a value"
+        return f"{missing[1] or missing[2]}= is missing; give it a value"
     return message.split(" Config search path:")[0]
 
 

@@ -1,36 +1,51 @@
 """bksdm prepare."""
 
-import json
-from itertools import islice
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
-from bksdm.cli.config import differing_keys, plain
+from bksdm.cli.claim import claim
+from bksdm.cli.config import built, plain
+from bksdm.cli.progress import Progress
+from bksdm.data.cutting import SPLITS, Cut, ShapesSource, drawn_shards, picture_shards
 from bksdm.data.index import build_index
-from bksdm.data.shapes import samples
-from bksdm.data.shards import write_shard
+from bksdm.data.listing import CocoSource, FolderSource, Listing
+from bksdm.data.making import Shard, make_shards
+from bksdm.data.record import Record, Rejected, write_text
 from bksdm.errors import InputError
 
-MANIFEST = "prepare.json"
+REJECTED: Final = "rejected.csv"
+MAX_WORKERS: Final = 8
 
 
 def run(config: DictConfig) -> int:
     """Write the shards that are not there yet."""
-    if config.source != "shapes":
-        raise InputError(f"source={config.source}: expected shapes")
-    for name in ("train_samples", "validation_samples", "samples_per_shard"):
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise InputError(f"{name}={config[name]}: expected a number, at least 1")
-    folder = Path(config.folder)
-    _claim(folder, plain(config))
-    for split, count, seed in [
-        ("train", config.train_samples, config.seed),
-        ("validation", config.validation_samples, config.seed + 1),
-    ]:
-        _write_split(folder, split, count=count, seed=seed, per_shard=config.samples_per_shard)
+    values = plain(config)
+    source = built(config.source, object)
+    shared = {name: values[name] for name in ("samples_per_shard", "validation_samples", "seed")}
+    cut, workers, folder = Cut(**shared), _workers(config.workers), Path(config.out)
+    listing: Listing | None = None
+    if isinstance(source, ShapesSource):
+        shards = drawn_shards(source, cut, folder=folder)
+    else:
+        assert isinstance(source, FolderSource | CocoSource)
+        listing = source.listing()
+        print(f"{len(listing.samples):,} samples in {listing.root}, captions: {listing.origin}")
+        shards = picture_shards(listing, cut, folder=folder, short_side=source.short_side)
+    claim(folder, values, listing)
+    missing = sum(len(shard.contents) for shard in shards if not shard.record)
+    with Progress(missing, what="prepare") as progress:
+        results = make_shards(shards, workers=workers, report=progress.advance)
+    if listing is not None:
+        _tell_rejected(folder, [*listing.rejected, *(r for s in results for r in s.rejected)])
+    _check_splits(folder, shards, results)
+    for split in SPLITS:
         index = build_index(str(folder / f"{split}-*.tar"))
         print(
             f"{split}: {sum(index.counts)} samples in {len(index.shards)} shards of {folder}, "
@@ -39,30 +54,36 @@ def run(config: DictConfig) -> int:
     return 0
 
 
-def _claim(folder: Path, values: dict[str, Any]) -> None:
-    """Remember the settings of a folder, so that shards of two settings never mix in it."""
-    manifest = folder / MANIFEST
-    if manifest.exists():
-        old = json.loads(manifest.read_text())
-        keys = differing_keys(old, values, free=frozenset({"folder"}))
-        if keys:
-            was = ", ".join(f"{key} was {old.get(key)}" for key in keys)
-            raise InputError(
-                f"{folder} holds shards of other settings ({was}); "
-                "use another folder=, or remove it"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps(values, indent=1))
+def _workers(wanted: object) -> int:
+    if wanted is None:
+        known = hasattr(os, "sched_getaffinity")  # the cores we may use, where that is known
+        return min(len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1, MAX_WORKERS)
+    if not isinstance(wanted, int) or wanted < 1:
+        raise InputError(f"workers={wanted}: expected a number, at least 1, or null")
+    return wanted
 
 
-def _write_split(folder: Path, split: str, *, count: int, seed: int, per_shard: int) -> None:
-    stream = enumerate(samples(count, seed=seed))
-    starts = tqdm(range(0, count, per_shard), desc=split, unit="shard", disable=None)
-    for shard, start in enumerate(starts):
-        chunk = islice(stream, min(per_shard, count - start))
-        path = folder / f"{split}-{shard:05d}.tar"
-        rows = ((f"{split}{i:08d}", image, scene.caption) for i, (scene, image) in chunk)
-        if path.exists():
-            list(rows)  # drawn but not written again
-        else:
-            write_shard(path, rows)
+def _tell_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "reason", "detail"])
+    writer.writerows([bad.file, bad.reason, bad.detail] for bad in sorted(rejected))
+    write_text(folder / REJECTED, text.getvalue())
+    if rejected:
+        reasons = Counter(bad.reason for bad in rejected)
+        rows = [("left out", "samples"), *reasons.most_common(), ("all", len(rejected))]
+        width = max(len(reason) for reason, _ in rows)
+        print("\n".join(f"{reason.ljust(width)}  {count:>7}" for reason, count in rows))
+        print(f"each by name: {folder / REJECTED}")
+
+
+def _check_splits(folder: Path, shards: Sequence[Shard], results: Sequence[Record]) -> None:
+    kept = Counter(dict.fromkeys(SPLITS, 0))
+    for shard, record in zip(shards, results, strict=True):
+        kept[shard.split] += record.count
+    empty = [split for split in SPLITS if not kept[split]]
+    if empty:
+        raise InputError(
+            f"{folder}: no usable sample for {' and '.join(empty)}; see {REJECTED} in it, then"
+            " remove it" + ("" if len(empty) > 1 else " and run it with another seed=")
+        )

@@ -2,53 +2,70 @@
 left.
 """
 
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES: Final = 15.0
 
+class Progress:
+    """Progress in units of work. SIGINT and SIGTERM are noted, and raised from `advance`: raised
+    anywhere else they could leave a lock of a pool of workers held, or half a file behind.
+    """
 
-@contextmanager
-def progress(
-    total: int, *, what: str, unit: str, shown: bool = True
-) -> Iterator[Callable[[int], None]]:
-    """A function to be called with the number of units just done."""
-    if not shown:
-        yield lambda _: None
-        return
-    if sys.stdout.isatty():
-        with tqdm(total=total, desc=what, unit=unit, file=sys.stdout, dynamic_ncols=True) as bar:
-
-            def advance(count: int) -> None:
-                bar.update(count)
-
-            yield advance
-        return
-    lines = _Lines(total, what, unit)
-    yield lines.update
-
-
-class _Lines:
-    def __init__(self, total: int, what: str, unit: str) -> None:
-        self.total, self.what, self.unit = total, what, unit
+    def __init__(
+        self,
+        total: int,
+        *,
+        what: str,
+        unit: str = "image",
+        shown: bool = True,
+        seconds: float = 15,
+    ) -> None:
+        self.total, self.what, self.unit, self.seconds = total, what, unit, seconds
+        self.shown = shown and total > 0
         self.done = 0
-        self.begin = self.printed = time.monotonic()
+        self._begin = self._printed = time.monotonic()
+        hidden = not (self.shown and sys.stdout.isatty())
+        self._bar = tqdm(
+            total=total, desc=what, unit=unit, file=sys.stdout, disable=hidden, dynamic_ncols=True
+        )
+        self._received: list[int] = []
+        self._before: dict[int, Any] = {}
 
-    def update(self, count: int) -> None:
+    def __enter__(self) -> "Progress":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._bar.close()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._received.append(number)
+
+    def advance(self, count: int) -> None:
+        """So many units more are done."""
+        if self._received:
+            raise SystemExit(128 + self._received[0])
         self.done += count
+        self._bar.update(count)
         now = time.monotonic()
-        if now - self.printed < SECONDS_BETWEEN_LINES:
+        if not self.shown or not self._bar.disable or now - self._printed < self.seconds:
             return
-        self.printed = now
-        rate = self.done / (now - self.begin)
+        self._printed = now
+        rate = self.done / (now - self._begin)
         left = tqdm.format_interval((self.total - self.done) / max(rate, 1e-9))
         print(
-            f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s,"
-            f" {left} left",
+            f"{self.what}: {self.done:,}/{self.total:,} {self.unit}s,"
+            f" {rate:,.0f} {self.unit}s/s, {left} left",
             flush=True,
         )

@@ -4,6 +4,8 @@ formats, UTF-8 text and plain arrays are read, every other member is left alone.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -33,22 +35,40 @@ def decode_picture(data: bytes, *, formats: tuple[str, ...] = PICTURE_FORMATS) -
     Raises:
         BadSampleError: empty, too large, of another format, or broken.
     """
+    with decoding():
+        return upright_rgb(open_picture(data, formats=formats))
+
+
+def open_picture(data: bytes, *, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
+    """A picture whose header is read and whose pixels are not: its own format, mode and size.
+
+    Raises:
+        BadSampleError: empty, too large, or of another format.
+    """
     if not data:
         raise BadSampleError("empty picture")
     try:
+        with decoding():
+            image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise BadSampleError("not a picture", f"none of {', '.join(formats)}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise BadSampleError("too many pixels", f"{image.width} x {image.height}")
+    return image
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Pillow's errors over a picture's bytes become BadSampleError; its warnings are silent."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large picture and odd EXIF are our business
-            image = Image.open(io.BytesIO(data), formats=formats)
-            if image.width * image.height > MAX_PIXELS:
-                raise BadSampleError("too many pixels", f"{image.width} x {image.height}")
-            return upright_rgb(image)
+            yield
+    except (BadSampleError, UnidentifiedImageError):
+        raise
     except Image.DecompressionBombError as error:
         raise BadSampleError("too many pixels", str(error)) from error
-    except UnidentifiedImageError as error:
-        raise BadSampleError("not a picture", "neither JPEG, PNG nor WebP") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
-        if isinstance(error, BadSampleError):
-            raise
+    except Exception as error:  # also TypeError, struct.error and more, found by changing bytes
         raise BadSampleError("broken picture", str(error)) from error
 
 
@@ -67,13 +87,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_caption(data: bytes) -> str:
-    """A caption, without white space around it.
+    """A caption, without white space around it or a byte order mark before it.
 
     Raises:
         BadSampleError: not UTF-8.
     """
     try:
-        return data.decode("utf-8").strip()
+        return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise BadSampleError("caption is not UTF-8", str(error)) from error
 

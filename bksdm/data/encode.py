@@ -24,7 +24,7 @@ from bksdm.data.contents import META
 from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
 from bksdm.data.index import Shard, ShardIndex
 from bksdm.data.latents import LatentFormat
-from bksdm.data.record import Record, finish, read_record, unfinished
+from bksdm.data.record import Record, Rejected, finish, read_record, unfinished
 from bksdm.data.samples import token_ids, whole
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import ShardStore
@@ -46,14 +46,14 @@ class Decoded:
         pixels: (B, 3, H, W), uint8.
         captions: of each sample.
         keys: of each sample.
-        rejected: reasons of the samples that are missing here.
+        rejected: the samples that are missing here.
     """
 
     shard: int
     pixels: Tensor
     captions: list[str]
     keys: list[str]
-    rejected: list[str]
+    rejected: list[Rejected]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class PictureBatches(Dataset[Decoded]):
                 image = decode_picture(self.reader.read(shard, row, "image"))
                 captions.append(decode_caption(self.reader.read(shard, row, "caption")))
             except BadSampleError as error:
-                rejected.append(error.reason)
+                bad = Rejected(self.reader.key(shard, row), error.reason, error.detail)
+                rejected.append(bad)
                 continue
             pixels.append(byte_tensor(cropped(image, resolution=self.resolution)))
             keys.append(self.reader.key(shard, row))
@@ -175,10 +176,10 @@ def encode(
         pin_memory=False,
     )
     encoded = _one_behind(_encoded(batch, teacher, shape, device) for batch in loader)
-    rejected: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     upcoming = next(encoded, None)
     for shard, path in todo:
-        left_out: Counter[str] = Counter()
+        rejected: list[Rejected] = []
         with unfinished(path) as temporary:
             meta = {**asdict(shape), "source": source_hash(index.shards[shard])}
             count = 0
@@ -186,13 +187,13 @@ def encode(
                 tar.write({"__key__": META.removesuffix(".json"), "json": json.dumps(meta)})
                 while upcoming is not None and upcoming.source.shard == shard:
                     count += len(upcoming.source.keys)
-                    left_out.update(upcoming.source.rejected)
+                    rejected += upcoming.source.rejected
                     _write(tar, upcoming)
                     on_images(len(upcoming.source.keys) + len(upcoming.source.rejected))
                     upcoming = next(encoded, None)
-            finish(temporary, path, Record(count, left_out, latents=meta))
-        rejected.update(left_out)
-    return rejected
+            finish(temporary, path, Record(count, tuple(rejected), latents=meta))
+        left_out.update(bad.reason for bad in rejected)
+    return left_out
 
 
 def _encoded(

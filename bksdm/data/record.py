@@ -7,13 +7,23 @@ Ours also tells the shard's SHA-256 and, of latents, what they were made from.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bksdm.errors import InputError
+
+
+@dataclass(frozen=True, order=True)
+class Rejected:
+    """A sample that was left out: its file or key, why, and what the decoder said."""
+
+    file: str
+    reason: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,28 +32,29 @@ class Record:
 
     Attributes:
         count: samples in it.
-        rejected: reason -> samples that were left out of it.
+        rejected: samples that were left out of it; img2dataset only counts its own.
         sha256: of the file; empty if unknown.
         latents: what a latent shard says of itself; empty for pictures.
     """
 
     count: int
-    rejected: Mapping[str, int] = field(default_factory=dict)
+    rejected: tuple[Rejected, ...] = ()
     sha256: str = ""
     latents: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As img2dataset writes it, with our fields added."""
-        left_out = sum(self.rejected.values())
+        reasons = Counter(bad.reason for bad in self.rejected)
         values = {
-            "count": self.count + left_out,
+            "count": self.count + len(self.rejected),
             "successes": self.count,
             "failed_to_download": 0,
-            "failed_to_resize": left_out,
-            "status_dict": {"success": self.count, **self.rejected},
+            "status_dict": {"success": self.count, **dict(sorted(reasons.items()))},
             "sha256": self.sha256,
+            "rejected": [astuple(bad) for bad in self.rejected],
         }
-        return json.dumps(values | ({"latents": dict(self.latents)} if self.latents else {}))
+        latents = {"latents": dict(self.latents)} if self.latents else {}
+        return json.dumps(values | latents, indent=1)
 
 
 def format_of(meta: Mapping[str, Any]) -> str:
@@ -65,9 +76,11 @@ def parse_record(content: bytes, *, shard: str) -> Record:
     """
     try:
         told = json.loads(content)
-        reasons = {k: v for k, v in told.get("status_dict", {}).items() if k != "success"}
         return Record(
-            int(told["successes"]), reasons, str(told.get("sha256", "")), told.get("latents") or {}
+            int(told["successes"]),
+            tuple(Rejected(*bad) for bad in told.get("rejected", [])),
+            str(told.get("sha256", "")),
+            told.get("latents") or {},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -97,18 +110,31 @@ def unfinished(shard: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def finish(temporary: Path, shard: Path, record: Record) -> None:
-    """Give a shard its name and its record, so that either is there only when both are true."""
+def finish(temporary: Path, shard: Path, record: Record) -> Record:
+    """Give a shard its name and its record, so that either is there only when both are true.
+
+    Returns the record, with the shard's SHA-256.
+    """
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    whole = Record(record.count, record.rejected, sha256, record.latents)
-    path = shard.with_name(record_name(shard.name))
-    note = path.with_name(f"{temporary.name}.json")
     shard.unlink(missing_ok=True)  # an older one must not be taken for what the record tells
-    try:
-        note.write_text(whole.to_json())
-        note.replace(path)
-    finally:
-        note.unlink(missing_ok=True)
+    record = replace(record, sha256=sha256)
+    write_record(shard, record)
     temporary.replace(shard)
+    return record
+
+
+def write_record(shard: Path, record: Record) -> None:
+    """Write the record of a shard, all or nothing."""
+    write_text(shard.with_name(record_name(shard.name)), record.to_json())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under its name only once it is complete."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

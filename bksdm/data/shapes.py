@@ -165,10 +165,10 @@ def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, center: list[float]) -> 
 
 
 def samples(
-    count: int, *, seed: int, held_out: bool = False
+    count: int, *, seed: int, held_out: bool = False, start: int = 0
 ) -> Iterator[tuple[Scene, Image.Image]]:
-    """`count` scenes with their pictures; sample i depends on (seed, i) alone."""
-    for index in range(count):
+    """`count` scenes with their pictures, from `start` on; sample i depends on (seed, i) alone."""
+    for index in range(start, start + count):
         rng = np.random.default_rng((seed, int(held_out), index))
         scene = sample_scene(rng, held_out=held_out)
         yield scene, draw(scene, rng)

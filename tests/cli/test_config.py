@@ -21,7 +21,7 @@ GROUPS = {
     if folder.is_dir()
 }
 GIVEN_BY_CODE = {"seed", "teacher"}  # what `cli.train` adds to the data's settings
-OF_TRAIN = [
+OPTIONS = [
     (group, name) for group, names in GROUPS.items() for name in names if group != "__pycache__"
 ]
 
@@ -46,9 +46,9 @@ def test_every_verb_composes(verb: str) -> None:
     assert composed(verb)
 
 
-@pytest.mark.parametrize(("group", "name"), OF_TRAIN)
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_every_target_binds(group: str, name: str) -> None:
-    config = composed("train", f"{group}={name}")
+    config = composed("prepare" if group == "source" else "train", f"{group}={name}")
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     found = list(targets({key: value for key, value in values.items() if key != "hydra"}))

@@ -217,7 +217,11 @@ def test_bad_samples_are_left_out_and_counted(
     assert index.counts == (7, 0, 0)
     record = read_record(tmp_path / "latents" / "a.tar")
     assert record is not None
-    assert record.rejected == {"too many pixels": 1, "empty picture": 1, "no caption": 1}
+    assert [(bad.file, bad.reason) for bad in record.rejected] == [
+        ("x", "too many pixels"),
+        ("y", "empty picture"),
+        ("z", "no caption"),
+    ]
 
 
 def test_a_full_disk_leaves_nothing_half_done(

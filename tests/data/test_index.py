@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bksdm.data.index import TABLE_NAME, ShardIndex, build_index, changes
-from bksdm.data.record import Record, parse_record, record_name
+from bksdm.data.record import Record, Rejected, parse_record, record_name
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
 from tests.data.hostile import good, write_tar
@@ -82,7 +82,7 @@ def test_a_broken_record_is_named(downloaded: Path) -> None:
 
 
 def test_a_record_comes_back_as_it_was() -> None:
-    record = Record(7, {"no caption": 2}, "ab" * 32, {"resolution": 64})
+    record = Record(7, (Rejected("a", "no caption"),), "ab" * 32, {"resolution": 64})
     assert parse_record(record.to_json().encode(), shard="a.tar") == record
     assert record_name("00000.tar") == "00000_stats.json"
 
