@@ -148,7 +148,7 @@ def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         known = list(pool.map(lambda at: tables[_folder(at)].fresh(at), locations))
         missing = [at for at, row in zip(locations, known, strict=True) if row is None]
-        records = dict(zip(missing, pool.map(_record, missing), strict=True))
+        records = dict(zip(missing, pool.map(record_of, missing), strict=True))
         _refuse_unfinished(records, locations)
         made = dict(
             zip(missing, pool.map(lambda at: _row(at, records[at], store), missing), strict=True)
@@ -163,7 +163,7 @@ def _folder(location: str) -> str:
     return "pipe:" if location.startswith("pipe:") else sibling(location, "")
 
 
-def _record(location: str) -> bytes | None:
+def record_of(location: str) -> bytes | None:
     """What the maker of a shard wrote down beside it when it was finished."""
     if location.startswith("pipe:"):
         return None
@@ -180,7 +180,7 @@ def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str
     if without is None or without.startswith("pipe:"):
         return
     neighbours = (at for at in locations if _folder(at) == _folder(without) and at != without)
-    if any(records[at] if at in records else _record(at) for at in neighbours):
+    if any(records[at] if at in records else record_of(at) for at in neighbours):
         raise InputError(
             f"shard {shown(without)} has no _stats.json beside it though its neighbours do: its"
             " download or encoding was not finished; run that again, or leave the shard out of"

@@ -96,6 +96,13 @@ def text_tokens(source: TeacherSource) -> int:
     return int(_read_config(source, "text_encoder").get("max_position_embeddings", 77))
 
 
+def picture_size(source: TeacherSource) -> int:
+    """Pixels of a side that the teacher was made for."""
+    config = unet_config(source)
+    vae = source.architecture["vae"] if source.architecture else _read_config(source, "vae")
+    return int(config["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1))
+
+
 def _read_config(source: TeacherSource, part: str) -> dict[str, Any]:
     folder = Path(source.location)
     local = source.path.startswith((EMBEDDED, ".", "/", "~")) or folder.is_dir()

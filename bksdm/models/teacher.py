@@ -108,6 +108,24 @@ def load_teacher(source: TeacherSource) -> Teacher:
     return teacher
 
 
+def load_tokenizer(source: TeacherSource) -> CLIPTokenizer:
+    """The tokenizer alone.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if source.weights == "random":
+        return _random_tokenizer(source)
+    try:
+        return CLIPTokenizer.from_pretrained(
+            source.location, subfolder="tokenizer", revision=source.revision
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"teacher {source.path}: {first_line(error)}; expected a complete diffusers folder"
+        ) from error
+
+
 def _pretrained_teacher(source: TeacherSource) -> Teacher:
     checked_unet_config(source)  # says clearly what is wrong, before anything large is read
     place: dict[str, Any] = {
@@ -148,16 +166,20 @@ def _load_scheduler(place: dict[str, Any]) -> SchedulerMixin:
 def _random_teacher(source: TeacherSource) -> Teacher:
     assert source.architecture is not None
     parts = {name: dict(config) for name, config in source.architecture.items()}
-    tokenizer = CLIPTokenizer.from_pretrained(
-        str(embedded_folder("shapes") / "tokenizer"),
-        model_max_length=parts["text_encoder"]["max_position_embeddings"],
-    )
     torch.manual_seed(0)
     return Teacher(
         source=source,
         unet=UNet2DConditionModel.from_config(parts["unet"]),
         vae=AutoencoderKL.from_config(parts["vae"]),
         text_encoder=CLIPTextModel(CLIPTextConfig(**parts["text_encoder"])),
-        tokenizer=tokenizer,
+        tokenizer=_random_tokenizer(source),
         scheduler=DDPMScheduler.from_config(parts["scheduler"]),
+    )
+
+
+def _random_tokenizer(source: TeacherSource) -> CLIPTokenizer:
+    assert source.architecture is not None
+    return CLIPTokenizer.from_pretrained(
+        str(embedded_folder("shapes") / "tokenizer"),
+        model_max_length=source.architecture["text_encoder"]["max_position_embeddings"],
     )

@@ -1,0 +1,193 @@
+"""What shards really hold: every byte of every sample read and decoded, nothing trained."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bksdm.data.contents import Contents, read_contents
+from bksdm.data.decode import BadSampleError, decode_array, decode_caption, decode_picture
+from bksdm.data.filesystems import shown
+from bksdm.data.index import record_of
+from bksdm.data.location import base_name
+from bksdm.data.record import Record, format_of, parse_record
+from bksdm.data.store import ShardStore
+from bksdm.errors import InputError
+
+_EMPTY: Final = np.empty(0, dtype=np.int64)
+# Workers are forked from a small server without threads.
+_PROCESSES: Final = get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in one shard.
+
+    Attributes:
+        location: of the shard.
+        samples: good and bad.
+        bad: reason -> keys of the samples.
+        tokens: of each good sample's caption, with the two that mark its ends.
+        sizes: (good samples, 2), width and height in pixels, or of latents.
+        keys: hash of each key.
+        pictures: hash of each good picture's bytes.
+        format: what a latent shard says of itself; empty for pictures.
+        broken: what is wrong with the shard itself; empty if nothing is.
+    """
+
+    location: str
+    samples: int = 0
+    bad: dict[str, list[str]] = field(default_factory=dict)
+    tokens: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
+    sizes: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY.reshape(0, 2))
+    keys: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
+    pictures: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
+    format: str = ""
+    broken: str = ""
+
+    @property
+    def bad_samples(self) -> int:
+        """Number of bad samples."""
+        return sum(map(len, self.bad.values()))
+
+
+def check_shards(
+    locations: Sequence[str],
+    tokenizer: Any,
+    *,
+    store: ShardStore,
+    workers: int,
+    on_shards: Callable[[int], None],
+) -> list[Findings]:
+    """Look into every shard; `on_shards` hears of each that is done."""
+    records = {location: record_of(location) for location in locations}
+    some = any(record is not None for record in records.values())
+    tasks = [(location, records[location], some) for location in locations]
+    found: dict[str, Findings] = {}
+    for findings in _findings(tasks, tokenizer, store, workers=workers):
+        found[findings.location] = findings
+        on_shards(1)
+    return [found[location] for location in locations]
+
+
+def _findings(
+    tasks: Sequence[tuple[str, bytes | None, bool]],
+    tokenizer: Any,
+    store: ShardStore,
+    *,
+    workers: int,
+) -> Iterator[Findings]:
+    if workers == 1 or len(tasks) == 1:
+        for location, record, expected in tasks:
+            yield check_shard(location, record, tokenizer, store=store, recorded=expected)
+        return
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=_PROCESSES) as pool:
+        futures = [
+            pool.submit(check_shard, location, record, tokenizer, store=store, recorded=expected)
+            for location, record, expected in tasks
+        ]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_shard(
+    location: str, record: bytes | None, tokenizer: Any, *, store: ShardStore, recorded: bool
+) -> Findings:
+    """Look into one shard.
+
+    Args:
+        location: of the shard.
+        record: what its maker left beside it, if anything.
+        tokenizer: of the captions.
+        store: fetches remote shards.
+        recorded: whether shards without a record count as unfinished.
+    """
+    try:
+        told = None if record is None else parse_record(record, shard=base_name(location))
+        with store.open(location) as file:
+            contents = read_contents(file, spare=store.folder)
+            broken = _contradiction(file, contents, told, recorded=recorded)
+            return _look(location, file, contents, tokenizer, broken=broken)
+    except FileNotFoundError:
+        return Findings(location, broken="it has gone")
+    except InputError as error:
+        return Findings(location, broken=str(error).removeprefix(f"shard {shown(location)} "))
+
+
+def _contradiction(
+    file: BinaryIO, contents: Contents, record: Record | None, *, recorded: bool
+) -> str:
+    """What the shard's record says otherwise."""
+    if record is None:
+        return "unfinished: no _stats.json, but its neighbours have one" if recorded else ""
+    if record.count != len(contents):
+        return f"it holds {len(contents)} samples, {record.count} by its _stats.json"
+    if record.sha256:
+        file.seek(0)
+        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:  # type: ignore[arg-type]
+            return "its SHA-256 is not that of its _stats.json"
+    return ""
+
+
+def _look(
+    location: str, file: BinaryIO, contents: Contents, tokenizer: Any, *, broken: str
+) -> Findings:
+    bad: dict[str, list[str]] = {}
+    captions, sizes, pictures = [], [], []
+    for row, key in enumerate(contents.keys):
+        try:
+            caption, size, picture = _sample(file, contents, row)
+        except BadSampleError as error:
+            bad.setdefault(error.reason, []).append(key)
+            continue
+        captions.append(caption)
+        sizes.append(size)
+        pictures.append(_hash(picture))
+    lengths = [len(ids) for ids in tokenizer(captions).input_ids] if captions else []
+    return Findings(
+        location,
+        samples=len(contents),
+        bad=bad,
+        tokens=np.array(lengths, dtype=np.int64),
+        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        keys=np.array([_hash(key.encode(errors="surrogateescape")) for key in contents.keys]),
+        pictures=np.array(pictures, dtype=np.int64),
+        format=format_of(contents.meta),
+        broken=broken,
+    )
+
+
+def _sample(file: BinaryIO, contents: Contents, row: int) -> tuple[str, tuple[int, int], bytes]:
+    if row in contents.faults:
+        raise BadSampleError(contents.faults[row])
+    caption = decode_caption(_bytes(file, contents, row, "caption"))
+    if not contents.meta:
+        picture = _bytes(file, contents, row, "image")
+        return caption, decode_picture(picture).size, picture
+    picture = _bytes(file, contents, row, "moments")
+    values = decode_array(picture)
+    parts = ["flipped"] * contents.meta["flips"] + ["text"] * bool(contents.meta["text_hash"])
+    arrays = [values, *(decode_array(_bytes(file, contents, row, part)) for part in parts)]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise BadSampleError("latents are not finite")
+    return caption, (values.shape[-1], values.shape[-2]), picture
+
+
+def _bytes(file: BinaryIO, contents: Contents, row: int, part: str) -> bytes:
+    span = contents.span(row, part)
+    if span is None:
+        raise BadSampleError(f"no {part}")
+    file.seek(span[0])
+    return file.read(span[1])
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
