@@ -26,9 +26,9 @@ class TextImageBatch:
         seeds: (B,), int64; everything random about a sample comes from its seed, which is a
             function of the run's seed and the sample's global position.
         pixels: (B, 3, H, W), float in [-1, 1]; None if there are moments.
-        moments: (B, 2 C, h, w), mean and log variance of the VAE's latents; None if there are
-            pixels.
-        text: (B, T, D), text states; None if the tokens are still to be encoded.
+        moments: (B, 2 C, h, w), mean and log variance of the VAE's latents, float16 as they are
+            cached; None if there are pixels.
+        text: (B, T, D), text states, float16 as well; None if the tokens are still to be encoded.
         faults: samples that should have been in the batch and could not be used.
     """
 

@@ -85,10 +85,12 @@ def sample_randomness(
     Always drawn on the CPU, so that a sample has the same noise on every device, rank and batch
     size.
     """
-    timesteps, noise, posterior = [], [], []
-    for seed in seeds.tolist():
-        rng = torch.Generator().manual_seed(seed)
-        timesteps.append(torch.randint(steps, (1,), generator=rng))
-        noise.append(torch.randn(shape, generator=rng))
-        posterior.append(torch.randn(shape, generator=rng))
-    return torch.cat(timesteps), torch.stack(noise), torch.stack(posterior)
+    timesteps = torch.empty(len(seeds), dtype=torch.int64)
+    noise, posterior = torch.empty(2, len(seeds), *shape)
+    rng = torch.Generator()
+    for row, seed in enumerate(seeds.tolist()):
+        rng.manual_seed(seed)
+        timesteps[row].random_(steps, generator=rng)
+        noise[row].normal_(generator=rng)
+        posterior[row].normal_(generator=rng)
+    return timesteps, noise, posterior

@@ -8,13 +8,13 @@ a shard's size or time has changed. The hash of all rows goes into checkpoints.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bksdm.data.contents import read_contents
 from bksdm.data.filesystems import shown
@@ -27,6 +27,8 @@ from bksdm.errors import InputError
 TABLE_NAME: Final = ".bksdm-index.json"
 _VERSION: Final = 2
 _LOOKS_AT_ONCE: Final = 32  # network file systems and servers answer slowly, but in parallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +148,29 @@ def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None
     folders = {_folder(location): location for location in locations}
     tables = {folder: _Table(location, store) for folder, location in folders.items()}
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        known = list(pool.map(lambda at: tables[_folder(at)].fresh(at), locations))
+        known = _mapped(pool, lambda at: tables[_folder(at)].fresh(at), locations)
         missing = [at for at, row in zip(locations, known, strict=True) if row is None]
-        records = dict(zip(missing, pool.map(record_of, missing), strict=True))
+        records = dict(zip(missing, _mapped(pool, record_of, missing), strict=True))
         _refuse_unfinished(records, locations)
-        made = dict(
-            zip(missing, pool.map(lambda at: _row(at, records[at], store), missing), strict=True)
-        )
+        rows_made = _mapped(pool, lambda at: _row(at, records[at], store), missing)
+        made = dict(zip(missing, rows_made, strict=True))
     rows = tuple(row or made[at] for at, row in zip(locations, known, strict=True))
     for folder in {_folder(at) for at in missing}:
         tables[folder].write(made[at] for at in missing if _folder(at) == folder)
     return ShardIndex(rows)
+
+
+def _mapped(pool: Executor, function: Callable[[str], T], items: Sequence[str]) -> list[T]:
+    """`map` in as few pieces as keep all threads busy: a future for every shard takes longer than
+    looking at the shard.
+    """
+    size = -(-len(items) // (4 * _LOOKS_AT_ONCE)) or 1
+    pieces = [items[start : start + size] for start in range(0, len(items), size)]
+    return [
+        result
+        for results in pool.map(lambda piece: [function(item) for item in piece], pieces)
+        for result in results
+    ]
 
 
 def _folder(location: str) -> str:
@@ -222,10 +236,11 @@ class _Table:
 
     def fresh(self, location: str) -> Shard | None:
         """The row of a shard if it is still true; what a server publishes is taken as true."""
-        published = self.published.get(_key(location))
+        key = _key(location)
+        published = self.published.get(key)
         if published:
             return Shard(location, *published[1:])
-        rows = [table[_key(location)] for table in self.cached if _key(location) in table]
+        rows = [table[key] for table in self.cached if key in table]
         if not rows or location.startswith("pipe:"):
             return Shard(location, *rows[0][1:]) if rows else None
         if self.remote:

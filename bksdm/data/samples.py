@@ -6,23 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from bksdm.batch import Fault, TextImageBatch
-from bksdm.data.decode import BadSampleError, decode_array, decode_caption, decode_picture
+from bksdm.data.decode import BadSampleError, Bytes, decode_array, decode_caption, decode_picture
 from bksdm.data.order import Order
 from bksdm.data.shards import ShardReader
-from bksdm.data.transforms import chance, pixel_tensor
+from bksdm.data.transforms import pixel_tensor
 from bksdm.errors import InputError
 
 
 class Part(Protocol):
     """Reads the bytes of one part of a sample."""
 
-    def __call__(self, part: str, /) -> bytes:
+    def __call__(self, part: str, /) -> Bytes:
         """The bytes of a part, or BadSampleError."""
 
 
@@ -40,7 +39,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Latents:
-    """Reads cached moments (2 C, h, w), and text states (T, D) if they are cached, too."""
+    """Reads cached moments (2 C, h, w), and text states (T, D) if they are cached, too: float16."""
 
     text: bool
 
@@ -49,9 +48,7 @@ class Latents:
         parts = {"moments": "flipped" if flip else "moments"} | (
             {"text": "text"} if self.text else {}
         )
-        return {
-            name: torch.from_numpy(decode_array(read(part))).float() for name, part in parts.items()
-        }
+        return {name: torch.from_numpy(decode_array(read(part))) for name, part in parts.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +142,9 @@ class ShardDataset(Dataset[TextImageBatch]):
 
 
 def drawn(seed: int, settings: SampleSettings) -> tuple[int, bool, bool]:
-    """(seed, flip, drop the caption) of a sample, as its seed says."""
-    rng = np.random.default_rng(seed)
-    flip = chance(rng, 0.5) and settings.flip
-    return seed, flip, chance(rng, settings.caption_dropout)
+    """(seed, flip, drop the caption) of a sample: 1 and 62 of the seed's own 63 bits."""
+    flip = bool(seed & 1) and settings.flip
+    return seed, flip, (seed >> 1) / 2**62 < settings.caption_dropout
 
 
 def decoded(read: Part, settings: SampleSettings, *, flip: bool) -> tuple[dict[str, Tensor], str]:
@@ -176,7 +172,7 @@ def assemble(
     }
     if "text" in stacked:
         assert settings.empty_text is not None
-        stacked["text"][torch.tensor(dropped)] = settings.empty_text
+        stacked["text"][torch.tensor(dropped)] = settings.empty_text.to(stacked["text"].dtype)
     return TextImageBatch(tokens=tokens, seeds=torch.tensor(seeds), faults=tuple(faults), **stacked)
 
 

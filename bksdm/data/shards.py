@@ -66,7 +66,7 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return {"index": self.index, "store": self.store, "_open": OrderedDict()}
 
-    def read(self, shard: int, row: int, part: str) -> bytes:
+    def read(self, shard: int, row: int, part: str) -> bytearray:
         """The bytes of a part (see `contents.PARTS`) of a sample.
 
         Raises:
@@ -80,12 +80,13 @@ class ShardReader:
         if span is None:
             raise BadSampleError(f"no {part}")
         offset, size = span
+        data = bytearray(size)
         try:
-            data = os.pread(self._opened(shard).file.fileno(), size, offset)
+            found = os.preadv(self._opened(shard).file.fileno(), [data], offset)
         except OSError:  # a file server has come back: its old handles are stale
             self._close(shard)
-            data = os.pread(self._opened(shard).file.fileno(), size, offset)
-        if len(data) < size:
+            found = os.preadv(self._opened(shard).file.fileno(), [data], offset)
+        if found < size:
             raise InputError(
                 f"shard {self._location(shard)} was cut off while it was read; make it again, then"
                 " run the same command"

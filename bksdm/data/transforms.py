@@ -44,8 +44,3 @@ def pixel_tensor(image: Image.Image, *, resolution: int, flip: bool) -> Tensor:
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return scaled(byte_tensor(image))
-
-
-def chance(rng: np.random.Generator, probability: float) -> bool:
-    """True with this probability. Always draws: later draws do not depend on the setting."""
-    return bool(rng.random() < probability)

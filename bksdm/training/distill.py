@@ -100,13 +100,14 @@ class Distillation(pl.LightningModule):
 
     def encoded(self, batch: TextImageBatch) -> tuple[Tensor, Tensor]:
         """Moments of the latents (B, 2 C, h, w), and text states (B, T, D)."""
-        moments, text = batch.moments, batch.text
-        if moments is None:
+        if batch.moments is not None:
+            moments = batch.moments.float()
+        else:
             assert batch.pixels is not None
             moments = self.teacher.encode_moments(batch.pixels)
-        if text is None:
-            text = self.teacher.encode_text(batch.tokens)
-        return moments, text
+        if batch.text is not None:
+            return moments, batch.text.to(self.teacher.text_encoder.dtype)
+        return moments, self.teacher.encode_text(batch.tokens)
 
     def terms(self, batch: TextImageBatch) -> LossTerms:
         """Noise, teacher, student, losses."""
