@@ -11,7 +11,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test lint types imports same-loss bench assets clean
+.PHONY: help setup data train-base train-small train-tiny ablation test lint types imports same-loss bench bench-data assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ imports: $(STAMP)  ## Check that imports run downward
 
 same-loss: data/shapes/.done  ## Compare 10 steps' losses with the recorded ones: a refactor must not change them
 	$(BIN)/python -m scripts.same_loss $(ARGS)
+
+bench-data: data/shapes/.done  ## Reading, encoding, start-up and resume, in ratios (docs/performance.md)
+	$(BIN)/python -m bench.data $(ARGS)
 
 bench: data/shapes/.done  ## Training step through the trainer against a bare loop
 	$(BIN)/python -m bench.step $(ARGS)

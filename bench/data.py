@@ -135,7 +135,7 @@ def encoding(folder: Path, *, turns: int) -> str:
     """Pictures/s of `encode` against the VAE alone on tensors that are ready."""
     rows = []
     teacher = load_teacher(TeacherSource(name="shapes", path="embedded:shapes"))
-    rows.append(["embedded VAE, 64 pixels", *_encoding(teacher, 64, folder / "64", 1024, turns)])
+    rows.append(["embedded VAE, 64 pixels", *_encoding(teacher, 64, folder / "64", 4096, turns)])
     config = AutoencoderKL.load_config(embedded_folder("shapes") / "vae")
     large = {**config, "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
              "down_block_types": ["DownEncoderBlock2D"] * 4,

@@ -1,10 +1,13 @@
+import tracemalloc
+from typing import Any
+
 import pytest
 
 from bksdm.data.order import Order
 from bksdm.errors import InputError
 
 
-def order(**changes: object) -> Order:
+def order(**changes: Any) -> Order:
     return Order(**({"counts": (5, 9, 7, 4), "seed": 1, "global_batch": 4, "window": 2} | changes))  # type: ignore[arg-type]
 
 
@@ -52,6 +55,66 @@ def test_processes_and_accumulation_partition_the_same_global_batches(
     assert steps == [set(), set(), set(range(8, 12)), set(range(12, 16)), set(range(16, 20))]
 
 
+def test_wrapping_shows_every_sample_and_repeats_the_first() -> None:
+    o = order(remainder="wrap")
+    assert (o.epoch_size, order().epoch_size) == (28, 24)
+    seen = epoch(o, 0)
+    assert len(set(seen)) == 25
+    assert seen[25:] == seen[:3]
+    assert o.sample_seed(25) != o.sample_seed(0)
+    tiny = order(counts=(3,), global_batch=8, remainder="wrap")
+    assert [row for _, row in epoch(tiny, 0)].count(0) >= 2
+
+
+def test_empty_shards_are_passed_over() -> None:
+    seen = epoch(order(counts=(0, 5, 0, 0, 9, 7, 0, 4, 0)), 0)
+    assert len(set(seen)) == 24
+    assert not {shard for shard, _ in seen} & {0, 2, 3, 6, 8}
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_lanes_hold_every_sample_once_and_keep_their_own_shards(lanes: int) -> None:
+    o = order(counts=(8,) * 16, global_batch=8, lanes=lanes, window=2)
+    seen = epoch(o, 1)
+    assert len(set(seen)) == len(seen) == 128
+    share = 8 // lanes
+    of_lane = [{seen[p][0] for p in range(128) if p % 8 // share == lane} for lane in range(lanes)]
+    assert sum(map(len, of_lane)) == 16  # no shard is in two lanes
+    assert not set.intersection(*of_lane)
+
+
+def test_a_process_reads_the_shards_of_its_lanes_alone() -> None:
+    o = order(counts=(8,) * 16, global_batch=8, lanes=4, window=2)
+    read = []
+    for rank in range(4):
+        batches = o.micro_batches(first_step=0, last_step=16, batch=1, rank=rank, world=4)
+        read.append({o.sample(position)[0] for positions in batches for position in positions})
+    assert sum(map(len, read)) == 16
+    whole = order(counts=(8,) * 16, global_batch=8, window=2)
+    batches = whole.micro_batches(first_step=0, last_step=16, batch=1, rank=0, world=4)
+    assert len({whole.sample(position)[0] for positions in batches for position in positions}) > 12
+
+
+def test_the_shards_ahead_are_those_that_are_read_next() -> None:
+    o = order(counts=(8,) * 16, global_batch=8, window=2)
+    read = list(dict.fromkeys(o.sample(position)[0] for position in range(20, 64)))
+    ahead = o.shards_ahead(20, windows=3)
+    assert len(ahead) == 6
+    assert set(ahead) == set(read[: len(ahead)])
+    assert o.shards_ahead(o.epoch_size - 1, windows=3) == o.shards_ahead(127, windows=1)
+
+
+def test_a_billion_samples_need_no_list_of_them() -> None:
+    """Time and memory of single ranks are in docs/performance.md."""
+    o = order(counts=(10_000,) * 100_000, global_batch=65_536, lanes=128, window=8)
+    tracemalloc.start()
+    seen = {o.sample(1_000_000 * 65_536 + slot) for slot in range(0, 65_536, 1024)}
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(seen) == 64
+    assert peak < 100 * 2**20
+
+
 def test_sample_seeds_differ_by_position_and_by_seed() -> None:
     seeds = {order(seed=s).sample_seed(p) for s in range(3) for p in range(100)}
     assert len(seeds) == 300
@@ -60,7 +123,13 @@ def test_sample_seeds_differ_by_position_and_by_seed() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"global_batch": 26}, "less than one global batch"), ({"global_batch": 0}, "at least 1")],
+    [
+        ({"global_batch": 26}, "less than one global batch"),
+        ({"global_batch": 0}, "at least 1"),
+        ({"lanes": 3}, "no multiple of data.lanes=3"),
+        ({"lanes": 0}, "data.lanes=0"),
+        ({"remainder": "keep"}, "drop or wrap"),
+    ],
 )
 def test_impossible_batches_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
