@@ -28,7 +28,7 @@ from transformers import CLIPTokenizer
 from bksdm.data.contents import META
 from bksdm.data.encode import encode, shards_to_do
 from bksdm.data.exact import Batches, Loading, Part
-from bksdm.data.index import TABLE_NAME, build_index
+from bksdm.data.index import build_index
 from bksdm.data.latents import latent_format
 from bksdm.data.order import Order
 from bksdm.data.record import Record, finish, unfinished
@@ -36,6 +36,7 @@ from bksdm.data.samples import Latents, Pictures, SampleSettings, ShardDataset, 
 from bksdm.data.shapes import samples
 from bksdm.data.shards import ShardReader, write_shard
 from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.table import TABLE_NAME
 from bksdm.data.transforms import pixel_tensor
 from bksdm.diffusion import sample_randomness
 from bksdm.evaluation.report import table
@@ -211,7 +212,7 @@ def memory():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**10
 pattern, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 import numpy
-from bksdm.data.index import TABLE_NAME, build_index
+from bksdm.data.index import build_index
 from bksdm.data.order import Order
 before, begin = memory(), time.perf_counter()
 index = build_index(pattern)

@@ -3,7 +3,7 @@ step on.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from bksdm.batch import TextImageBatch
 from bksdm.data.exact import ExactTraining, Loading, Part
-from bksdm.data.index import build_index
+from bksdm.data.index import ShardIndex, build_index
 from bksdm.data.latents import check_format
-from bksdm.data.location import expand
+from bksdm.data.location import expand, is_remote
 from bksdm.data.order import Order, accumulation
 from bksdm.data.record import format_of
 from bksdm.data.samples import (
@@ -26,7 +26,7 @@ from bksdm.data.samples import (
     token_ids,
 )
 from bksdm.data.shards import ShardReader
-from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.store import GB, CacheSettings, ShardStore
 from bksdm.data.stream import StreamTraining, first_meta
 from bksdm.errors import InputError
 from bksdm.models.teacher import Teacher
@@ -88,40 +88,36 @@ class ShardDataModule(pl.LightningDataModule):
         accept_changed: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"data.batch_size={batch_size}: expected at least 1")
-        if not 0 <= max_bad_fraction <= 1:
-            raise InputError(
-                f"data.max_bad_fraction={max_bad_fraction}: expected a number from 0 to 1"
-            )
-        if mode not in ("exact", "stream"):
-            raise InputError(f"data.mode={mode}: expected exact or stream")
-        if buffer < 1:
-            raise InputError(f"data.buffer={buffer}: expected at least 1")
-        if start_method not in (None, "fork", "forkserver", "spawn"):
-            raise InputError(
-                f"data.start_method={start_method}: expected fork, forkserver, spawn or null"
-            )
+        _check(
+            batch_size=batch_size,
+            max_bad_fraction=max_bad_fraction,
+            mode=mode,
+            buffer=buffer,
+            start_method=start_method,
+        )
         self.global_batch = global_batch
         self.batch_size = batch_size
         self.max_bad_fraction = max_bad_fraction
         self.accept_changed = accept_changed
         self._loading = Loading(workers, start_method)
         store = ShardStore(cache)
+        read = partial(
+            sample_settings,
+            teacher=teacher,
+            resolution=resolution,
+            flip=flip,
+            caption_dropout=caption_dropout,
+        )
+        self._training: ExactTraining | StreamTraining
         if mode == "stream":
-            locations = expand(shards, allow_pipe=cache.allow_pipe)
-            settings = sample_settings(
-                format_of(first_meta(locations[0])), teacher, resolution=resolution, flip=flip
-            )
-            self._training: ExactTraining | StreamTraining = StreamTraining(
-                tuple(locations),
-                replace(settings, caption_dropout=caption_dropout),
-                seed=seed,
-                buffer=buffer,
-                global_batch=global_batch,
+            locations = tuple(expand(shards, allow_pipe=cache.allow_pipe))
+            settings = read(format_of(first_meta(locations[0])))
+            self._training = StreamTraining(
+                locations, settings, seed=seed, buffer=buffer, global_batch=global_batch
             )
         else:
             index = build_index(shards, store=store)
+            _check_cache(index, window=window, max_gb=cache.max_gb)
             order = Order(
                 counts=index.counts,
                 seed=seed,
@@ -130,13 +126,8 @@ class ShardDataModule(pl.LightningDataModule):
                 lanes=lanes,
                 remainder=remainder,
             )
-            settings = sample_settings(index.format, teacher, resolution=resolution, flip=flip)
-            dataset = ShardDataset(
-                ShardReader(index, store),
-                order,
-                replace(settings, caption_dropout=caption_dropout),
-                windows_ahead=cache.prefetch,
-            )
+            reader = ShardReader(index, store)
+            dataset = ShardDataset(reader, order, read(index.format), windows_ahead=cache.prefetch)
             self._training = ExactTraining(index, order, dataset)
         self.validation_index = build_index(validation_shards, store=store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)
@@ -148,7 +139,11 @@ class ShardDataModule(pl.LightningDataModule):
                 global_batch=self.validation_samples,
             ),
             sample_settings(
-                self.validation_index.format, teacher, resolution=resolution, flip=False
+                self.validation_index.format,
+                teacher=teacher,
+                resolution=resolution,
+                flip=False,
+                caption_dropout=0.0,
             ),
         )
 
@@ -200,7 +195,36 @@ class ShardDataModule(pl.LightningDataModule):
         return batch.to(device, non_blocking=True)
 
 
-def sample_settings(shape: str, teacher: Teacher, *, resolution: int, flip: bool) -> SampleSettings:
+def _check(
+    *, batch_size: int, max_bad_fraction: float, mode: str, buffer: int, start_method: str | None
+) -> None:
+    if batch_size < 1:
+        raise InputError(f"data.batch_size={batch_size}: expected at least 1")
+    if not 0 <= max_bad_fraction <= 1:
+        raise InputError(f"data.max_bad_fraction={max_bad_fraction}: expected a number from 0 to 1")
+    if mode not in ("exact", "stream"):
+        raise InputError(f"data.mode={mode}: expected exact or stream")
+    if buffer < 1:
+        raise InputError(f"data.buffer={buffer}: expected at least 1")
+    if start_method not in (None, "fork", "forkserver", "spawn"):
+        raise InputError(
+            f"data.start_method={start_method}: expected fork, forkserver, spawn or null"
+        )
+
+
+def _check_cache(index: ShardIndex, *, window: int, max_gb: float) -> None:
+    remote = sorted(shard.size for shard in index.shards if is_remote(shard.location))
+    needed = sum(remote[-2 * window :]) / GB
+    if needed > max_gb:
+        raise InputError(
+            f"data.cache.max_gb={max_gb:g}: two windows of {window} shards take {needed:.3g} GB and"
+            " would be downloaded again and again; raise it, or use a smaller data.window"
+        )
+
+
+def sample_settings(
+    shape: str, *, teacher: Teacher, resolution: int, flip: bool, caption_dropout: float
+) -> SampleSettings:
     """How the samples of shards of a format are read.
 
     Raises:
@@ -214,5 +238,9 @@ def sample_settings(shape: str, teacher: Teacher, *, resolution: int, flip: bool
         if kind.text:
             empty = teacher.encode_text(token_ids([""], teacher.tokenizer))[0]
     return SampleSettings(
-        tokenizer=teacher.tokenizer, kind=kind, flip=flip, caption_dropout=0.0, empty_text=empty
+        tokenizer=teacher.tokenizer,
+        kind=kind,
+        flip=flip,
+        caption_dropout=caption_dropout,
+        empty_text=empty,
     )

@@ -10,7 +10,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,13 @@ from webdataset import TarWriter
 
 from bksdm.data.contents import META
 from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
-from bksdm.data.index import Shard, ShardIndex
+from bksdm.data.index import ShardIndex
 from bksdm.data.latents import LatentFormat
 from bksdm.data.record import Record, Rejected, finish, read_record, unfinished
 from bksdm.data.samples import token_ids, whole
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import ShardStore
+from bksdm.data.table import Shard
 from bksdm.data.transforms import byte_tensor, cropped, scaled
 from bksdm.errors import InputError
 from bksdm.models.teacher import Teacher
@@ -55,29 +57,39 @@ class Decoded:
     keys: list[str]
     rejected: list[Rejected]
 
+    def pin_memory(self) -> "Decoded":
+        """Called by the DataLoader before a copy to the GPU."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """The same, encoded: float16 on the CPU (once copies have arrived).
+    """The same, encoded.
 
     Attributes:
         source: what they were made from.
-        parts: name in the shard -> (B, ...).
+        parts: name in the shard -> (B, ...), float16 on the CPU.
+        arrived: to be waited for before the parts are read; None if they are there.
     """
 
     source: Decoded
     parts: dict[str, Tensor]
+    arrived: torch.cuda.Event | None = None
 
 
 class PictureBatches(Dataset[Decoded]):
     """Batches of (shard, row) to decoded samples; bad ones are left out and counted."""
 
-    def __init__(self, reader: ShardReader, *, resolution: int) -> None:
+    def __init__(self, reader: ShardReader, shards: Sequence[int], *, resolution: int) -> None:
         self.reader = reader
+        self.shards = shards
         self.resolution = resolution
 
     def __getitems__(self, rows: Sequence[tuple[int, int]]) -> Decoded:
         """The samples of one shard at these rows."""
+        if self.reader.remote and rows[0][1] == 0:
+            at = self.shards.index(rows[0][0])
+            self.reader.prefetch(self.shards[at : at + 2])
         pixels, captions, keys, rejected = [], [], [], []
         for shard, row in rows:
             try:
@@ -163,37 +175,61 @@ def encode(
     Returns:
         reason -> samples that were left out.
     """
-    batches = [
-        [(shard, row) for row in range(start, min(start + batch_size, index.counts[shard]))]
-        for shard, _ in todo
-        for start in range(0, index.counts[shard], batch_size)
-    ]
+    numbers = [number for number, _ in todo]
     loader = DataLoader(
-        PictureBatches(ShardReader(index, store), resolution=shape.resolution),
-        batch_sampler=batches,
+        PictureBatches(ShardReader(index, store), numbers, resolution=shape.resolution),
+        batch_sampler=_Batches(index.counts, numbers, batch_size),
         num_workers=workers,
         collate_fn=whole,
-        pin_memory=False,
+        pin_memory=device.type == "cuda",
     )
-    encoded = _one_behind(_encoded(batch, teacher, shape, device) for batch in loader)
+    batches = _one_behind(_encoded(batch, teacher, shape, device) for batch in loader)
+    by_shard = groupby(batches, key=lambda batch: batch.source.shard)
     left_out: Counter[str] = Counter()
-    upcoming = next(encoded, None)
-    for shard, path in todo:
-        rejected: list[Rejected] = []
-        with unfinished(path) as temporary:
-            meta = {**asdict(shape), "source": source_hash(index.shards[shard])}
-            count = 0
-            with TarWriter(str(temporary), mtime=0) as tar:
-                tar.write({"__key__": META.removesuffix(".json"), "json": json.dumps(meta)})
-                while upcoming is not None and upcoming.source.shard == shard:
-                    count += len(upcoming.source.keys)
-                    rejected += upcoming.source.rejected
-                    _write(tar, upcoming)
-                    on_images(len(upcoming.source.keys) + len(upcoming.source.rejected))
-                    upcoming = next(encoded, None)
-            finish(temporary, path, Record(count, tuple(rejected), latents=meta))
+    for number, path in todo:
+        # A shard without samples has no batches.
+        group = next(by_shard)[1] if index.counts[number] else iter(())
+        meta = {**asdict(shape), "source": source_hash(index.shards[number])}
+        rejected = _write_shard(path, group, meta, on_images=on_images)
         left_out.update(bad.reason for bad in rejected)
     return left_out
+
+
+def _write_shard(
+    path: Path,
+    batches: Iterator[Encoded],
+    meta: dict[str, Any],
+    *,
+    on_images: Callable[[int], None],
+) -> tuple[Rejected, ...]:
+    rejected: list[Rejected] = []
+    count = 0
+    with unfinished(path) as temporary:
+        with TarWriter(str(temporary), mtime=0) as tar:
+            tar.write({"__key__": META.removesuffix(".json"), "json": json.dumps(meta)})
+            for batch in batches:
+                _write(tar, batch)
+                count += len(batch.source.keys)
+                rejected += batch.source.rejected
+                on_images(len(batch.source.keys) + len(batch.source.rejected))
+        finish(temporary, path, Record(count, tuple(rejected), latents=meta))
+    return tuple(rejected)
+
+
+class _Batches:
+    """(shard, row) of each batch; no batch crosses from one shard to the next."""
+
+    def __init__(self, counts: Sequence[int], shards: Sequence[int], size: int) -> None:
+        self.counts, self.shards, self.size = counts, shards, size
+
+    def __len__(self) -> int:
+        return sum(-(-self.counts[shard] // self.size) for shard in self.shards)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for shard in self.shards:
+            for start in range(0, self.counts[shard], self.size):
+                stop = min(start + self.size, self.counts[shard])
+                yield [(shard, row) for row in range(start, stop)]
 
 
 def _encoded(
@@ -208,7 +244,17 @@ def _encoded(
     if shape.text_hash:
         tokens = token_ids(batch.captions, teacher.tokenizer).to(device, non_blocking=True)
         parts["text"] = teacher.encode_text(tokens)
-    return Encoded(batch, {name: part.half() for name, part in parts.items()})
+    halves = {name: _on_its_way(part.half()) for name, part in parts.items()}
+    return Encoded(
+        batch, halves, torch.cuda.current_stream().record_event() if device.type == "cuda" else None
+    )
+
+
+def _on_its_way(part: Tensor) -> Tensor:
+    """A copy on the CPU that need not have arrived."""
+    if part.device.type == "cpu":
+        return part
+    return torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
 
 
 def _one_behind(batches: Iterator[Encoded]) -> Iterator[Encoded]:
@@ -223,7 +269,9 @@ def _one_behind(batches: Iterator[Encoded]) -> Iterator[Encoded]:
 
 
 def _write(tar: TarWriter, batch: Encoded) -> None:
-    parts = {name: part.cpu().numpy() for name, part in batch.parts.items()}
+    if batch.arrived is not None:
+        batch.arrived.synchronize()
+    parts = {name: part.numpy() for name, part in batch.parts.items()}
     for name, values in parts.items():
         if not np.isfinite(values).all():
             raise InputError(

@@ -6,57 +6,26 @@ a shard's size or time has changed. The hash of all rows goes into checkpoints.
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bksdm.data.contents import read_contents
 from bksdm.data.filesystems import shown
-from bksdm.data.location import base_name, expand, is_remote, local_path, sibling
+from bksdm.data.location import base_name, expand, is_remote, sibling
 from bksdm.data.record import Record, format_of, parse_record, record_name
 from bksdm.data.remote import read_small, size_of
 from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.table import Shard, Table, folder_of
 from bksdm.errors import InputError
 
-TABLE_NAME: Final = ".bksdm-index.json"
-_VERSION: Final = 2
 _LOOKS_AT_ONCE: Final = 32  # network file systems and servers answer slowly, but in parallel
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar.
-
-    Attributes:
-        location: path or URL.
-        size: bytes; 0 if a server does not say.
-        modified_ns: when it was written; 0 for remote shards.
-        count: samples, good and bad.
-        digest: of its table of contents, or of the record beside it.
-        format: what a latent shard says of itself, as JSON; empty for pictures.
-        sha256: of the whole file, if the record has it.
-    """
-
-    location: str
-    size: int
-    modified_ns: int
-    count: int
-    digest: str
-    format: str = ""
-    sha256: str = ""
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return base_name(self.location)
 
 
 @dataclass(frozen=True)
@@ -145,18 +114,18 @@ def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None
     """
     store = store or ShardStore(CacheSettings())
     locations = expand(pattern, allow_pipe=store.settings.allow_pipe)
-    folders = {_folder(location): location for location in locations}
-    tables = {folder: _Table(location, store) for folder, location in folders.items()}
+    folders = {folder_of(location): location for location in locations}
+    tables = {folder: Table(location, store) for folder, location in folders.items()}
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        known = _mapped(pool, lambda at: tables[_folder(at)].fresh(at), locations)
+        known = _mapped(pool, lambda at: tables[folder_of(at)].fresh(at), locations)
         missing = [at for at, row in zip(locations, known, strict=True) if row is None]
         records = dict(zip(missing, _mapped(pool, record_of, missing), strict=True))
         _refuse_unfinished(records, locations)
         rows_made = _mapped(pool, lambda at: _row(at, records[at], store), missing)
         made = dict(zip(missing, rows_made, strict=True))
     rows = tuple(row or made[at] for at, row in zip(locations, known, strict=True))
-    for folder in {_folder(at) for at in missing}:
-        tables[folder].write(made[at] for at in missing if _folder(at) == folder)
+    for folder in {folder_of(at) for at in missing}:
+        tables[folder].write(made[at] for at in missing if folder_of(at) == folder)
     return ShardIndex(rows)
 
 
@@ -171,10 +140,6 @@ def _mapped(pool: Executor, function: Callable[[str], T], items: Sequence[str]) 
         for results in pool.map(lambda piece: [function(item) for item in piece], pieces)
         for result in results
     ]
-
-
-def _folder(location: str) -> str:
-    return "pipe:" if location.startswith("pipe:") else sibling(location, "")
 
 
 def record_of(location: str) -> bytes | None:
@@ -193,7 +158,7 @@ def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str
     without = next((at for at, record in records.items() if record is None), None)
     if without is None or without.startswith("pipe:"):
         return
-    neighbours = (at for at in locations if _folder(at) == _folder(without) and at != without)
+    neighbours = (at for at in locations if folder_of(at) == folder_of(without) and at != without)
     if any(records[at] if at in records else record_of(at) for at in neighbours):
         raise InputError(
             f"shard {shown(without)} has no _stats.json beside it though its neighbours do: its"
@@ -217,73 +182,3 @@ def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
         digest = hashlib.sha256(record).hexdigest()[:16]
     shape = format_of(told.latents)
     return Shard(location, size, modified, told.count, digest, shape, told.sha256)
-
-
-class _Table:
-    """The cached rows of a location's folder: beside the shards, or in the cache where that is not
-    possible.
-    """
-
-    def __init__(self, location: str, store: ShardStore) -> None:
-        digest = hashlib.sha256(_folder(location).encode()).hexdigest()[:16]
-        spare = store.folder / f"index-{digest}.json"
-        self.remote = is_remote(location)
-        self.places = [spare] if self.remote else [local_path(sibling(location, TABLE_NAME)), spare]
-        pipe = location.startswith("pipe:")
-        published = read_small(sibling(location, TABLE_NAME)) if self.remote and not pipe else None
-        self.published = _rows(published)
-        self.cached = [_rows(path.read_bytes()) for path in self.places if path.is_file()]
-
-    def fresh(self, location: str) -> Shard | None:
-        """The row of a shard if it is still true; what a server publishes is taken as true."""
-        key = _key(location)
-        published = self.published.get(key)
-        if published:
-            return Shard(location, *published[1:])
-        rows = [table[key] for table in self.cached if key in table]
-        if not rows or location.startswith("pipe:"):
-            return Shard(location, *rows[0][1:]) if rows else None
-        if self.remote:
-            found: tuple[int | None, int] = size_of(location), 0
-        else:
-            stat = os.stat(location)
-            found = stat.st_size, stat.st_mtime_ns
-        return next((Shard(location, *row[1:]) for row in rows if row[1:3] == found), None)
-
-    def write(self, rows: Iterable[Shard]) -> None:
-        """Add rows."""
-        kept = {key: row for table in reversed(self.cached) for key, row in table.items()}
-        kept |= {_key(row.location): (_key(row.location), *astuple(row)[1:]) for row in rows}
-        formats = list(dict.fromkeys(row[5] for row in kept.values()))
-        packed = [[*row[:5], formats.index(row[5]), row[6]] for row in kept.values()]
-        text = json.dumps({"version": _VERSION, "formats": formats, "shards": packed})
-        any(_written(path, text) for path in self.places)
-
-
-def _key(location: str) -> str:
-    return location if location.startswith("pipe:") else base_name(location)
-
-
-def _rows(content: bytes | None) -> dict[str, tuple[Any, ...]]:
-    try:
-        table = json.loads(content or b"")
-        if table["version"] != _VERSION:
-            return {}
-        formats = table["formats"]
-        return {row[0]: (*row[:5], formats[row[5]], row[6]) for row in table["shards"]}
-    except (ValueError, KeyError, TypeError, IndexError):
-        return {}  # absent or broken: the rows are made again
-
-
-def _written(path: Path, text: str) -> bool:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError:
-        # A read-only data folder is fine; the rows are made again next time.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        return False
-    return True

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.data.index import TABLE_NAME, ShardIndex, build_index, changes
+from bksdm.data.index import ShardIndex, build_index, changes
 from bksdm.data.record import Record, Rejected, parse_record, record_name
 from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.table import TABLE_NAME
 from bksdm.errors import InputError
 from tests.data.hostile import good, write_tar
 from tests.data.servers import Nginx
