@@ -203,6 +203,11 @@ def test_https_checks_the_certificate(
     assert (tmp_path / "part").read_bytes() == data
 
 
+def _download(environment: dict[str, str], url: str, target: Path) -> None:
+    os.environ.update(environment)  # a fork server may be older than the fixture's settings
+    download(url, target)
+
+
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_workers_of_a_parent_that_has_read_before(
     start: str, nginx: Nginx, served: Path, data: bytes, bucket: object, tmp_path: Path
@@ -211,7 +216,8 @@ def test_workers_of_a_parent_that_has_read_before(
     for number, url in enumerate([f"{nginx.url}/{served.name}/0.tar", "s3://shards/b/0.tar"]):
         download(url, tmp_path / "parent")
         target = tmp_path / str(number)
-        worker = get_context(start).Process(target=download, args=(url, target))
+        settings = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+        worker = get_context(start).Process(target=_download, args=(settings, url, target))
         worker.start()
         worker.join(20)
         assert worker.exitcode == 0

@@ -42,7 +42,13 @@ def test_normalised_features_do_not_depend_on_scale() -> None:
     torch.testing.assert_close(
         feature_loss([1000 * student], [1000 * target], normalise=True), plain
     )
-    torch.testing.assert_close(plain, ((student - target) ** 2).sum() / (target**2).sum())
+    each = ((student - target) ** 2).sum(1) / (target**2).sum(1)
+    torch.testing.assert_close(plain, each.mean())
+    halves = [
+        feature_loss([student[rows]], [target[rows]], normalise=True)
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    torch.testing.assert_close(torch.stack(halves).mean(), plain)  # on two processes, too
 
 
 def test_losses_are_fp32_even_from_bf16() -> None:
