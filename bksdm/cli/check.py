@@ -10,6 +10,7 @@ from bksdm.cli.config import built
 from bksdm.cli.progress import Progress
 from bksdm.data.checking import check_shards
 from bksdm.data.findings import Summary, summary
+from bksdm.data.index import build_index
 from bksdm.data.location import expand
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
@@ -31,6 +32,7 @@ def run(config: DictConfig) -> int:
     tokenizer = load_tokenizer(source)
     store = ShardStore(built(config.data.cache, CacheSettings))
     found: dict[str, Summary] = {}
+    indices: list[str] = []
     for split, name in (("training", "shards"), ("validation", "validation_shards")):
         if split == "validation" and OmegaConf.is_missing(config.data, name):
             continue
@@ -40,6 +42,9 @@ def run(config: DictConfig) -> int:
             findings = check_shards(
                 locations, tokenizer, store=store, workers=workers, on_shards=progress.advance
             )
+        if not any(each.broken for each in findings):
+            index = build_index(locations, store=store)  # left beside the shards, for later
+            indices.append(f"{split}: index {index.fingerprint}")
         found[split] = summary(
             findings,
             longest=tokenizer.model_max_length,
@@ -48,7 +53,7 @@ def run(config: DictConfig) -> int:
     if config.format == "json":
         print(json.dumps({split: asdict(numbers) for split, numbers in found.items()}, indent=1))
     else:
-        print(tables(found))
+        print("\n\n".join([tables(found), "\n".join(indices)]))
     _refuse(found, limit=config.data.max_bad_fraction)
     return 0
 
