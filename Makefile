@@ -37,7 +37,7 @@ ablation: data/shapes/.done  ## Three seeds: init, distillation and size at equa
 	$(BIN)/python -m scripts.ablation $(ARGS)
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## Check style and format
 	$(BIN)/ruff check .

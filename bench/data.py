@@ -27,7 +27,7 @@ from transformers import CLIPTokenizer
 
 from bksdm.data.contents import META
 from bksdm.data.encode import encode, shards_to_do
-from bksdm.data.exact import Batches, Loading, Part
+from bksdm.data.exact import Batches, Loading, Share
 from bksdm.data.index import build_index
 from bksdm.data.latents import latent_format
 from bksdm.data.order import Order
@@ -191,9 +191,9 @@ def resuming(folder: Path, *, turns: int) -> str:
         begin = time.perf_counter()
         index = build_index("data/shapes/train-*.tar")
         order = Order(counts=index.counts, seed=step, global_batch=BATCH)
-        part = Part(batch=BATCH, rank=0, world=1, first_step=step, last_step=step + 10)
+        share = Share(batch=BATCH, rank=0, world=1, first_step=step, last_step=step + 10)
         dataset = ShardDataset(ShardReader(index), order, settings)
-        next(iter(Loading(0, None).loader(dataset, batch_sampler=Batches(order, part))))
+        next(iter(Loading(0, None).loader(dataset, batch_sampler=Batches(order, share))))
         return time.perf_counter() - begin
 
     pairs = [(first_batch(1_000_000), first_batch(0)) for _ in range(turns + 1)][1:]

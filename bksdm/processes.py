@@ -3,6 +3,10 @@
 import os
 from dataclasses import dataclass
 
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+# Not SLURM_NTASKS: a batch script has that, too, before any srun.
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+
 
 @dataclass(frozen=True)
 class Process:
@@ -11,12 +15,14 @@ class Process:
     Attributes:
         rank: 0, 1, ... over all nodes.
         world: number of processes.
-        local_rank: 0, 1, ... on this node, which is also the GPU that it should take.
+        local_rank: 0, 1, ... on this node.
+        nodes: number of nodes.
     """
 
-    rank: int
-    world: int
-    local_rank: int
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    nodes: int = 1
 
     @property
     def first(self) -> bool:
@@ -26,11 +32,13 @@ class Process:
 
 def this_process() -> Process:
     """What torchrun or srun said in the environment; alone without them."""
-    # Not SLURM_NTASKS: a batch script has that, too, before any srun.
-    for names in (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    ):
-        if all(name in os.environ for name in names):
-            return Process(*(int(os.environ[name]) for name in names))
-    return Process(rank=0, world=1, local_rank=0)
+    environment = os.environ
+    if all(name in environment for name in _TORCHRUN):
+        rank, world, local = (int(environment[name]) for name in _TORCHRUN)
+        on_node = int(environment.get("LOCAL_WORLD_SIZE", world))
+        return Process(rank, world, local, max(world // on_node, 1))
+    if all(name in environment for name in _SRUN):
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
+        rank, world, local = (int(environment[name]) for name in _SRUN)
+        return Process(rank, world, local, nodes)
+    return Process()

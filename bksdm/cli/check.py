@@ -4,9 +4,11 @@ import json
 import os
 from dataclasses import asdict
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
-from bksdm.cli.config import built
+from bksdm.cli.config import built, number
 from bksdm.cli.progress import Progress
 from bksdm.data.checking import check_shards
 from bksdm.data.findings import Summary, summary
@@ -25,13 +27,16 @@ def run(config: DictConfig) -> int:
     """Look into every shard, print what was found; exit code 2 if a run would stop."""
     if config.format not in ("text", "json"):
         raise InputError(f"format={config.format}: expected text or json")
-    workers = config.workers or min(os.cpu_count() or 1, MAX_WORKERS)
-    if not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers={config.workers}: expected a number, at least 1, or null")
+    workers = number(config, "workers", least=1, empty=True)
+    resolution = number(config, "data.resolution", least=1, empty=True)
+    limit = config.data.max_bad_fraction
+    if not isinstance(limit, int | float) or not 0 <= limit <= 1:
+        raise InputError(f"data.max_bad_fraction={limit}: expected a number from 0 to 1")
     source = built(config.teacher, TeacherSource)
     tokenizer = load_tokenizer(source)
     store = ShardStore(built(config.data.cache, CacheSettings))
     found: dict[str, Summary] = {}
+    pictures: list[npt.NDArray[np.int64]] = []
     indices: list[str] = []
     for split, name in (("training", "shards"), ("validation", "validation_shards")):
         if split == "validation" and OmegaConf.is_missing(config.data, name):
@@ -40,21 +45,27 @@ def run(config: DictConfig) -> int:
         quiet = config.format == "json"
         with Progress(len(locations), what=split, unit="shard", shown=not quiet) as progress:
             findings = check_shards(
-                locations, tokenizer, store=store, workers=workers, on_shards=progress.advance
+                locations,
+                tokenizer,
+                store=store,
+                workers=workers or min(os.cpu_count() or 1, MAX_WORKERS),
+                on_shards=progress.advance,
             )
         if not any(each.broken for each in findings):
             index = build_index(locations, store=store)  # left beside the shards, for later
             indices.append(f"{split}: index {index.fingerprint}")
+        pictures.append(np.concatenate([each.pictures for each in findings]))
         found[split] = summary(
             findings,
             longest=tokenizer.model_max_length,
-            resolution=config.data.resolution or picture_size(source),
+            resolution=resolution or picture_size(source),
         )
     if config.format == "json":
         print(json.dumps({split: asdict(numbers) for split, numbers in found.items()}, indent=1))
     else:
-        print("\n\n".join([tables(found), "\n".join(indices)]))
-    _refuse(found, limit=config.data.max_bad_fraction)
+        shared = len(np.intersect1d(pictures[0], pictures[1])) if len(pictures) > 1 else 0
+        print("\n\n".join([tables(found), "\n".join([*notes(found, shared=shared), *indices])]))
+    _refuse(found, limit=limit)
     return 0
 
 
@@ -62,6 +73,17 @@ def plain_shards(config: DictConfig, name: str) -> str | list[str]:
     """The pattern, or the patterns, of a split."""
     value = config.data[name]
     return value if isinstance(value, str) else list(value)
+
+
+def notes(found: dict[str, Summary], *, shared: int) -> list[str]:
+    """What the tables do not say loudly enough."""
+    lines = [
+        f"{split}: {numbers.captions['over the limit']:,} captions are cut off at"
+        f" {numbers.captions['limit']} tokens"
+        for split, numbers in found.items()
+        if numbers.captions.get("over the limit")
+    ]
+    return [*lines, *[f"{shared:,} pictures are in both splits"] * bool(shared)]
 
 
 def tables(found: dict[str, Summary]) -> str:

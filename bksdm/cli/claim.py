@@ -64,5 +64,6 @@ def _check_list(folder: Path, digests: list[str]) -> None:
     if added or removed:
         raise InputError(
             f"the samples have changed since {folder} was begun ({added:,} added, {removed:,}"
-            " removed); put them back, or make all shards anew: use another out=, or remove it"
+            " removed; a sample is a name and its caption); put them back, or make all shards"
+            " anew: use another out=, or remove it"
         )

@@ -3,6 +3,7 @@ node.
 """
 
 import json
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -35,6 +36,49 @@ def built(node: DictConfig, kind: type[T], **extra: Any) -> T:
     if not isinstance(result, kind):
         raise InputError(f"settings {OmegaConf.to_container(node)} make no {kind.__name__}")
     return result
+
+
+def number(config: DictConfig, name: str, *, least: int, empty: bool = False) -> int | None:
+    """A whole number among the settings; None if `empty` allows null.
+
+    Raises:
+        InputError: something else.
+    """
+    value = OmegaConf.select(config, name)
+    if value is None and empty:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(
+            f"{name}={value}: expected a number, at least {least}{', or null' * empty}"
+        )
+    return value
+
+
+def switch(config: DictConfig, name: str) -> bool:
+    """True or false among the settings.
+
+    Raises:
+        InputError: something else.
+    """
+    value = OmegaConf.select(config, name)
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value}: expected true or false")
+    return value
+
+
+def folder(config: DictConfig, name: str) -> Path:
+    """A folder to write into, which need not be there.
+
+    Raises:
+        InputError: none is named, or a file lies in its place.
+    """
+    value = OmegaConf.select(config, name)
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{name}={value}: expected a folder")
+    path = Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{name}={value} is a file; expected a folder")
+    return path
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

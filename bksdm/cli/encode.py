@@ -1,12 +1,11 @@
 """bksdm encode."""
 
 import time
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
-from bksdm.cli.config import built
+from bksdm.cli.config import built, folder, number, switch
 from bksdm.cli.progress import Progress
 from bksdm.data.encode import DTYPES, encode, shards_to_do
 from bksdm.data.index import build_index
@@ -21,9 +20,12 @@ from bksdm.processes import this_process
 def run(config: DictConfig) -> int:
     """Encode this process's part of the shards that are not there yet."""
     process = this_process()
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if not isinstance(config[name], int) or config[name] < least:
-            raise InputError(f"{name}={config[name]}: expected a number, at least {least}")
+    out = folder(config, "out")
+    batch_size, workers = number(config, "batch_size", least=1), number(config, "workers", least=0)
+    resolution = number(config, "resolution", least=1, empty=True)
+    flips, text = switch(config, "flips"), switch(config, "text")
+    assert batch_size is not None
+    assert workers is not None
     if config.precision not in DTYPES:
         raise InputError(f"precision={config.precision}: expected one of {', '.join(DTYPES)}")
     store = ShardStore(built(config.cache, CacheSettings))
@@ -31,9 +33,9 @@ def run(config: DictConfig) -> int:
     teacher = load_teacher(built(config.teacher, TeacherSource))
     shape = latent_format(
         teacher,
-        resolution=config.resolution or teacher.unet.config.sample_size * teacher.latent_factor,
-        flips=config.flips,
-        text=config.text,
+        resolution=resolution or teacher.unet.config.sample_size * teacher.latent_factor,
+        flips=flips,
+        text=text,
         computed_in=config.precision,
     )
     if shape.resolution % teacher.latent_factor:
@@ -41,8 +43,9 @@ def run(config: DictConfig) -> int:
             f"resolution={shape.resolution}: expected a multiple of {teacher.latent_factor}, as"
             " the VAE halves it"
         )
-    todo = shards_to_do(index, Path(config.out), shape, process)
-    device = torch.device(f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu")
+    todo = shards_to_do(index, out, shape, process)
+    gpus = torch.cuda.device_count()  # one, if srun gives each task its own
+    device = torch.device(f"cuda:{process.local_rank % gpus}" if gpus else "cpu")
     teacher.to(device, dtype=DTYPES[config.precision])
     images = sum(index.counts[shard] for shard, _ in todo)
     begin = time.monotonic()
@@ -53,17 +56,20 @@ def run(config: DictConfig) -> int:
             shape,
             todo,
             store=store,
-            batch_size=config.batch_size,
-            workers=config.workers,
+            batch_size=batch_size,
+            workers=workers,
             device=device,
             on_images=progress.advance,
         )
+    if not todo:
+        print(f"process {process.rank} of {process.world}: all shards were there, in {out}")
+        return 0
     seconds = max(time.monotonic() - begin, 1e-9)
     mine = len(range(process.rank, len(index.shards), process.world))
     print(
         f"process {process.rank} of {process.world}: {len(todo)} shards encoded,"
         f" {mine - len(todo)} were there; {images} images in {seconds:.0f} s,"
-        f" {images / seconds:.1f} images/s; latents in {config.out}"
+        f" {images / seconds:.1f} images/s; latents in {out}"
     )
     if rejected:
         why = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())

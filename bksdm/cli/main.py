@@ -4,7 +4,6 @@ into one line.
 Exit codes: 0 done; 2 the user must change something; 1 a bug; 130 / 143 ended by Ctrl-C / SIGTERM.
 """
 
-import errno
 import importlib
 import os
 import re
@@ -23,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bksdm import __version__
-from bksdm.errors import InputError
+from bksdm.errors import InputError, of_the_disk
 
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
@@ -67,7 +66,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        line = _explanation(error)
+        line = _explanation(error, verb)
         if line is None:
             raise
         return _refuse(f"bksdm {verb}: {line}")
@@ -115,6 +114,9 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
         raise InputError(
             f"{added[0]}: settings cannot be added or removed; `bksdm {verb} --cfg job` lists them"
         )
+    bare = [item for item in overrides if "=" not in item and not item.startswith("-")]
+    if bare:
+        raise InputError(f"{bare[0]}: settings are given as key=value")
     result = [quoted_text(item) for item in overrides]
     chosen = {name: value for name, _, value in (item.partition("=") for item in overrides)}
     teacher = chosen.get("teacher")
@@ -150,7 +152,7 @@ def quoted_text(override: str) -> str:
     return f"{name}='{escaped}'"
 
 
-def _explanation(error: BaseException) -> str | None:
+def _explanation(error: BaseException, verb: str) -> str | None:
     """One line for errors that the user can do something about, else None."""
     chain: list[BaseException] = []
     current: BaseException | None = error
@@ -160,28 +162,23 @@ def _explanation(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, InputError):
             return _one_line(link)
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"no space left on the device{f' for {link.filename}' if link.filename else ''};"
-                " free some and run it again"
-            )
-        if isinstance(link, OSError) and link.errno in (errno.EACCES, errno.EROFS):
-            return f"cannot write {link.filename}: {link.strerror}; choose another folder"
+        if isinstance(link, OSError) and (told := of_the_disk(link)) is not None:
+            return told
     if any(type(link).__name__ == "OutOfMemoryError" for link in chain):
         return (
             "the GPU's memory is full; use a smaller data.batch_size (data.global_batch stays), or "
             "method.gradient_checkpointing=true"
         )
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
-        return _of_setting(_one_line(error))
+        return _of_setting(_one_line(error), verb)
     return None
 
 
-def _of_setting(message: str) -> str:
+def _of_setting(message: str, verb: str) -> str:
     """Hydra's message without its advice, which is wrong here: adding a setting does nothing."""
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown:
-        return f"no setting {unknown[1]!r}; `bksdm VERB --cfg job` lists them"
+        return f"no setting {unknown[1]!r}; `bksdm {verb} --cfg job` lists them"
     missing = re.match(
         r"Missing mandatory value: .*full_key: (\S+)|Missing mandatory value: (\S+)", message
     )

@@ -11,12 +11,12 @@ from typing import Final
 from omegaconf import DictConfig
 
 from bksdm.cli.claim import claim
-from bksdm.cli.config import built, plain
+from bksdm.cli.config import built, folder, plain
 from bksdm.cli.progress import Progress
 from bksdm.data.cutting import SPLITS, Cut, ShapesSource, drawn_shards, picture_shards
 from bksdm.data.index import build_index
 from bksdm.data.listing import CocoSource, FolderSource, Listing
-from bksdm.data.making import Shard, make_shards
+from bksdm.data.making import PlannedShard, make_shards
 from bksdm.data.record import Record, Rejected, write_text
 from bksdm.errors import InputError
 
@@ -29,26 +29,27 @@ def run(config: DictConfig) -> int:
     values = plain(config)
     source = built(config.source, object)
     shared = {name: values[name] for name in ("samples_per_shard", "validation_samples", "seed")}
-    cut, workers, folder = Cut(**shared), _workers(config.workers), Path(config.out)
+    out = folder(config, "out")
+    cut, workers = Cut(**shared), _workers(config.workers)
     listing: Listing | None = None
     if isinstance(source, ShapesSource):
-        shards = drawn_shards(source, cut, folder=folder)
+        shards = drawn_shards(source, cut, folder=out)
     else:
         assert isinstance(source, FolderSource | CocoSource)
         listing = source.listing()
         print(f"{len(listing.samples):,} samples in {listing.root}, captions: {listing.origin}")
-        shards = picture_shards(listing, cut, folder=folder, short_side=source.short_side)
-    claim(folder, values, listing)
+        shards = picture_shards(listing, cut, folder=out, short_side=source.short_side)
+    claim(out, values, listing)
     missing = sum(len(shard.contents) for shard in shards if not shard.record)
     with Progress(missing, what="prepare") as progress:
         results = make_shards(shards, workers=workers, report=progress.advance)
     if listing is not None:
-        _tell_rejected(folder, [*listing.rejected, *(r for s in results for r in s.rejected)])
-    _check_splits(folder, shards, results)
+        _tell_rejected(out, [*listing.rejected, *(r for s in results for r in s.rejected)])
+    _check_splits(out, shards, results)
     for split in SPLITS:
-        index = build_index(str(folder / f"{split}-*.tar"))
+        index = build_index(str(out / f"{split}-*.tar"))
         print(
-            f"{split}: {sum(index.counts)} samples in {len(index.shards)} shards of {folder}, "
+            f"{split}: {sum(index.counts)} samples in {len(index.shards)} shards of {out}, "
             f"index {index.fingerprint}"
         )
     return 0
@@ -77,7 +78,7 @@ def _tell_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
         print(f"each by name: {folder / REJECTED}")
 
 
-def _check_splits(folder: Path, shards: Sequence[Shard], results: Sequence[Record]) -> None:
+def _check_splits(folder: Path, shards: Sequence[PlannedShard], results: Sequence[Record]) -> None:
     kept = Counter(dict.fromkeys(SPLITS, 0))
     for shard, record in zip(shards, results, strict=True):
         kept[shard.split] += record.count

@@ -50,11 +50,15 @@ class Progress:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if self._received:  # whoever asks twice does not want to wait for a unit's end
+            raise SystemExit(128 + number)
         self._received.append(number)
 
     def advance(self, count: int) -> None:
         """So many units more are done."""
         if self._received:
+            if self.shown:
+                print(f"{self.what}: stopped; what is finished stays, the same command goes on")
             raise SystemExit(128 + self._received[0])
         self.done += count
         self._bar.update(count)

@@ -156,6 +156,8 @@ def _distil(
     checkpoints = Checkpoints(folder.checkpoint, **plain(config.checkpoint))
     # Last, so that a refused run leaves nothing behind.
     folder.write_config(yaml.safe_dump(values, sort_keys=False))
+    if this_process().first:
+        print(_headline(data, settings, folder))
     begin = time.monotonic()
     received = fit(
         module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
@@ -171,6 +173,16 @@ def _distil(
         "the same command goes on"
     )
     return 128 + received
+
+
+def _headline(data: ShardDataModule, settings: TrainerSettings, folder: RunFolder) -> str:
+    done = steps_done(folder)
+    start = f"resuming at step {done} from {folder.checkpoint}" if done else "from step 0"
+    micro = f"{settings.world} x {data.batch_size} x {data.accumulation(settings.world)}"
+    return (
+        f"{folder.path}: {data.description}; batch {data.global_batch} (processes x batch_size x"
+        f" accumulation: {micro}); {start} of {settings.max_steps}"
+    )
 
 
 def _module(

@@ -1,8 +1,10 @@
 """What shards really hold: every byte of every sample read and decoded, nothing trained."""
 
 import hashlib
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, BinaryIO, Final
@@ -11,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from bksdm.data.contents import Contents, read_contents
-from bksdm.data.decode import BadSampleError, decode_array, decode_caption, decode_picture
+from bksdm.data.decode import BadSampleError, decode_caption, decode_latents, decode_picture
 from bksdm.data.filesystems import shown
 from bksdm.data.index import record_of
 from bksdm.data.location import base_name
 from bksdm.data.record import Record, format_of, parse_record
 from bksdm.data.store import ShardStore
-from bksdm.errors import InputError
+from bksdm.data.table import folder_of
+from bksdm.errors import InputError, told_plainly
 
 _EMPTY: Final = np.empty(0, dtype=np.int64)
+_LOOKS_AT_ONCE: Final = 32
 # Workers are forked from a small server without threads.
 _PROCESSES: Final = get_context("forkserver")
 
@@ -32,8 +36,8 @@ class Findings:
         location: of the shard.
         samples: good and bad.
         bad: reason -> keys of the samples.
-        tokens: of each good sample's caption, with the two that mark its ends.
-        sizes: (good samples, 2), width and height in pixels, or of latents.
+        tokens: number of tokens, with the two that mark the ends -> good samples.
+        sizes: width and height in pixels, or of latents -> good samples.
         keys: hash of each key.
         pictures: hash of each good picture's bytes.
         format: what a latent shard says of itself; empty for pictures.
@@ -43,8 +47,8 @@ class Findings:
     location: str
     samples: int = 0
     bad: dict[str, list[str]] = field(default_factory=dict)
-    tokens: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
-    sizes: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY.reshape(0, 2))
+    tokens: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     keys: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
     pictures: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
     format: str = ""
@@ -65,9 +69,12 @@ def check_shards(
     on_shards: Callable[[int], None],
 ) -> list[Findings]:
     """Look into every shard; `on_shards` hears of each that is done."""
-    records = {location: record_of(location) for location in locations}
-    some = any(record is not None for record in records.values())
-    tasks = [(location, records[location], some) for location in locations]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
+        records = dict(zip(locations, threads.map(record_of, locations), strict=True))
+    recorded = {folder_of(location) for location, record in records.items() if record is not None}
+    tasks = [
+        (location, records[location], folder_of(location) in recorded) for location in locations
+    ]
     found: dict[str, Findings] = {}
     for findings in _findings(tasks, tokenizer, store, workers=workers):
         found[findings.location] = findings
@@ -75,27 +82,43 @@ def check_shards(
     return [found[location] for location in locations]
 
 
+Task = tuple[str, bytes | None, bool]
+
+
 def _findings(
-    tasks: Sequence[tuple[str, bytes | None, bool]],
-    tokenizer: Any,
-    store: ShardStore,
-    *,
-    workers: int,
+    tasks: Sequence[Task], tokenizer: Any, store: ShardStore, *, workers: int
 ) -> Iterator[Findings]:
     if workers == 1 or len(tasks) == 1:
         for location, record, expected in tasks:
             yield check_shard(location, record, tokenizer, store=store, recorded=expected)
         return
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=_PROCESSES) as pool:
-        futures = [
-            pool.submit(check_shard, location, record, tokenizer, store=store, recorded=expected)
-            for location, record, expected in tasks
-        ]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        mp_context=_PROCESSES,
+        initializer=_start_worker,
+        initargs=(tokenizer, store),
+    )
+    try:
+        for future in as_completed([pool.submit(_check_in_worker, task) for task in tasks]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_shared: dict[str, Any] = {}  # of a worker process
+
+
+def _start_worker(tokenizer: Any, store: ShardStore) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    _shared.update(tokenizer=tokenizer, store=store)
+
+
+def _check_in_worker(task: Task) -> Findings:
+    location, record, expected = task
+    with told_plainly():
+        return check_shard(
+            location, record, _shared["tokenizer"], store=_shared["store"], recorded=expected
+        )
 
 
 def check_shard(
@@ -113,7 +136,7 @@ def check_shard(
     try:
         told = None if record is None else parse_record(record, shard=base_name(location))
         with store.open(location) as file:
-            contents = read_contents(file, spare=store.folder)
+            contents = read_contents(file, spare=store.folder, name=shown(location))
             broken = _contradiction(file, contents, told, recorded=recorded)
             return _look(location, file, contents, tokenizer, broken=broken)
     except FileNotFoundError:
@@ -156,8 +179,8 @@ def _look(
         location,
         samples=len(contents),
         bad=bad,
-        tokens=np.array(lengths, dtype=np.int64),
-        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        tokens=Counter(lengths),
+        sizes=Counter(sizes),
         keys=np.array([_hash(key.encode(errors="surrogateescape")) for key in contents.keys]),
         pictures=np.array(pictures, dtype=np.int64),
         format=format_of(contents.meta),
@@ -173,9 +196,10 @@ def _sample(file: BinaryIO, contents: Contents, row: int) -> tuple[str, tuple[in
         picture = _bytes(file, contents, row, "image")
         return caption, decode_picture(picture).size, picture
     picture = _bytes(file, contents, row, "moments")
-    values = decode_array(picture)
-    parts = ["flipped"] * contents.meta["flips"] + ["text"] * bool(contents.meta["text_hash"])
-    arrays = [values, *(decode_array(_bytes(file, contents, row, part)) for part in parts)]
+    values = decode_latents(picture)
+    told = contents.meta
+    parts = ["flipped"] * bool(told.get("flips")) + ["text"] * bool(told.get("text_hash"))
+    arrays = [values, *(decode_latents(_bytes(file, contents, row, part)) for part in parts)]
     if not all(np.isfinite(array).all() for array in arrays):
         raise BadSampleError("latents are not finite")
     return caption, (values.shape[-1], values.shape[-2]), picture

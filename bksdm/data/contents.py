@@ -6,17 +6,17 @@ never unpacked, and only the parts that a sample needs are ever read: pictures, 
 our own.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,16 @@ _COLUMN: Final = {
     for rank, suffix in enumerate(suffixes)
 }
 _IS_META: Final = re.compile(r"__[^/]*__($|/)")  # WebDataset's own convention
-_VERSION: Final = 1
+_VERSION: Final = 2
+_BROKEN: Final = (  # what tarfile and json raise over hostile bytes
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +75,7 @@ class Contents:
     def digest(self) -> str:
         """Changes when a member is renamed, moved or resized, and not when the shard moves."""
         digest = hashlib.sha256(self.spans.tobytes())
-        digest.update(_joined(self.keys))
-        digest.update(json.dumps(self.meta, sort_keys=True).encode())
+        digest.update(json.dumps([self.keys, self.meta], sort_keys=True).encode())
         return digest.hexdigest()[:16]
 
     def span(self, row: int, part: str) -> tuple[int, int] | None:
@@ -76,62 +84,115 @@ class Contents:
         return None if size < 0 else (offset, size)
 
 
-def read_contents(file: BinaryIO, *, spare: Path | None = None) -> Contents:
+def read_contents(file: BinaryIO, *, spare: Path | None = None, name: str = "") -> Contents:
     """The table of contents of a tar, from its sidecar if that is of this very file.
 
     Args:
         file: the tar, open: the cache may take its name away at any time.
         spare: a folder for the sidecar when the tar's own cannot be written to.
+        name: of the shard in messages, if it is not the file's.
 
     Raises:
         InputError: not a tar, or cut off.
     """
+    sidecars, stamp = _sidecars(file, spare), _stamp(file)
+    for sidecar in sidecars:
+        known = _load(sidecar, stamp)
+        if known is not None:
+            return known
+    contents = scan(file, name=name)
+    any(_save(sidecar, contents, stamp) for sidecar in sidecars)
+    return contents
+
+
+def last_known_digest(file: BinaryIO, *, spare: Path | None = None) -> str | None:
+    """The digest of what a tar of this name held when it was last read, if a sidecar tells."""
+    for sidecar in _sidecars(file, spare):
+        with suppress(OSError, ValueError, KeyError), np.load(sidecar, allow_pickle=False) as old:
+            known = _load(sidecar, tuple(old["stamp"].tolist()))
+            if known is not None:
+                return known.digest
+    return None
+
+
+def _sidecars(file: BinaryIO, spare: Path | None) -> list[Path]:
     path = Path(file.name)
     sidecars = [path.with_name(path.name + SIDECAR)]
     if spare is not None:
         place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
         sidecars.append(spare / f"{place}-{path.name}{SIDECAR}")
-    stamp = _stamp(file)
-    for sidecar in sidecars:
-        known = _load(sidecar, stamp)
-        if known is not None:
-            return known
-    contents = scan(file)
-    any(_save(sidecar, contents, stamp) for sidecar in sidecars)
-    return contents
+    return sidecars
 
 
-def scan(file: BinaryIO) -> Contents:
+def scan(file: BinaryIO, *, name: str = "") -> Contents:
     """Read a tar's headers.
+
+    Args:
+        file: the tar.
+        name: of the shard in messages, if it is not the file's.
 
     Raises:
         InputError: not a tar, or cut off.
     """
     builder = _Builder()
+    name = name or file.name
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.name == META:
                     meta = tar.extractfile(member)
-                    builder.meta = json.loads(meta.read()) if meta else {}
-                elif member.isreg() and not member.issparse() and not _IS_META.match(member.name):
+                    builder.meta = plain_meta(meta.read()) if meta else {}
+                elif is_data(member):
                     builder.add(member)
             # tarfile takes a tar that was cut off between two members for a whole one.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a size that is no size
+            raise
         raise InputError(
-            f"shard {file.name} cannot be read as a tar ({error}); make it again, or leave it out"
+            f"shard {name} cannot be read as a tar ({error}); make it again"
+        ) from error
+    except _BROKEN as error:
+        raise InputError(
+            f"shard {name} cannot be read as a tar ({error}); make it again, or leave it out"
             " of data.shards"
         ) from error
     contents = builder.finish()
     size = os.fstat(file.fileno()).st_size
     if len(contents) and int(contents.spans.sum(axis=2).max()) > size:
-        raise InputError(
-            f"shard {file.name} is cut off; make it again, or leave it out of data.shards"
-        )
+        raise InputError(f"shard {name} is cut off; make it again, or leave it out of data.shards")
     return contents
+
+
+def is_data(member: tarfile.TarInfo) -> bool:
+    """Whether a member may belong to a sample: no link, folder or WebDataset's own notes."""
+    return member.isreg() and not member.issparse() and not _IS_META.match(member.name)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix (lower case) of a member: before and after the first dot of its file name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return f"{folder}{slash}{stem}", suffix.lower()
+
+
+def is_unsafe(key: str) -> bool:
+    """Whether a key, taken as a path, leads out of its folder."""
+    return ".." in key.split("/") or key.startswith("/")
+
+
+def plain_meta(data: bytes) -> dict[str, Any]:
+    """What a latent shard says of itself.
+
+    Raises:
+        ValueError: no settings.
+    """
+    meta = json.loads(data)
+    if not isinstance(meta, dict):
+        raise ValueError(f"{META} holds no settings")
+    return meta
 
 
 class _Builder:
@@ -146,10 +207,8 @@ class _Builder:
         self.current: dict[str, int] = {}
 
     def add(self, member: tarfile.TarInfo) -> None:
-        folder, slash, name = member.name.rpartition("/")
-        stem, _, suffix = name.partition(".")
-        key = f"{folder}{slash}{stem}"
-        column, rank = _COLUMN.get(suffix.lower(), (-1, 0))
+        key, suffix = split_name(member.name)
+        column, rank = _COLUMN.get(suffix, (-1, 0))
         row = self.current.get(key, -1)
         again = row >= 0 and column >= 0 and self.ranks[row][column] == rank
         if row < 0 or again:
@@ -174,7 +233,7 @@ class _Builder:
     def _faults(self, spans: npt.NDArray[np.int64], picture: int) -> Iterator[tuple[int, str]]:
         caption = list(PARTS).index("caption")
         for row, key in enumerate(self.keys):
-            if ".." in key.split("/") or key.startswith("/"):
+            if is_unsafe(key):
                 yield row, "unsafe name"
             elif row in self.repeated:
                 yield row, "duplicate key"
@@ -196,25 +255,28 @@ def _load(sidecar: Path, stamp: tuple[int, int, int]) -> Contents | None:
         with np.load(sidecar, allow_pickle=False) as file:
             if tuple(file["stamp"].tolist()) != stamp:
                 return None
-            keys = _split(file["keys"].tobytes())
             extra = json.loads(file["extra"].tobytes())
-            faults = {int(row): reason for row, reason in extra["faults"].items()}
-            return Contents(keys, file["spans"], faults, extra["meta"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None  # absent or broken: the tar is scanned again
+            faults = {int(row): str(reason) for row, reason in extra["faults"].items()}
+            spans = file["spans"]
+            contents = Contents(tuple(extra["keys"]), spans, faults, dict(extra["meta"]))
+            shape = (len(contents.keys), len(PARTS), 2)
+            whole = spans.shape == shape and (spans.sum(axis=2) <= stamp[1]).all()
+            return contents if whole and (spans[..., 0] >= 0).all() else None
+    except Exception:
+        return None  # absent or broken, in whatever way: the tar is scanned again
 
 
 def _save(sidecar: Path, contents: Contents, stamp: tuple[int, int, int]) -> bool:
     """True if it could be written: a read-only or full folder only costs a scan next time."""
     temporary = sidecar.with_name(f"{sidecar.name}.{os.getpid()}.tmp")
-    extra = json.dumps({"faults": contents.faults, "meta": contents.meta}).encode()
+    told = {"keys": contents.keys, "faults": contents.faults, "meta": contents.meta}
+    extra = json.dumps(told).encode()
     try:
         sidecar.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             np.savez(
                 file,
                 stamp=np.array(stamp),
-                keys=np.frombuffer(_joined(contents.keys), dtype=np.uint8),
                 extra=np.frombuffer(extra, dtype=np.uint8),
                 spans=contents.spans,
             )
@@ -224,11 +286,3 @@ def _save(sidecar: Path, contents: Contents, stamp: tuple[int, int, int]) -> boo
             temporary.unlink(missing_ok=True)
         return False
     return True
-
-
-def _joined(keys: Iterable[str]) -> bytes:
-    return "\0".join(keys).encode("utf-8", "surrogateescape")
-
-
-def _split(data: bytes) -> tuple[str, ...]:
-    return tuple(data.decode("utf-8", "surrogateescape").split("\0")) if data else ()

@@ -8,7 +8,7 @@ from typing import Final
 
 from bksdm.data.decode import BadSampleError, decode_caption
 from bksdm.data.listing import Listed, Listing, held_back, shuffled
-from bksdm.data.making import Members, Shard
+from bksdm.data.making import Members, PlannedShard
 from bksdm.data.pictures import png, stored_picture
 from bksdm.data.record import Rejected
 from bksdm.data.shapes import samples
@@ -37,6 +37,8 @@ class Cut:
     seed: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed={self.seed}: expected a number, at least 0")
         _check_counts(
             validation_samples=self.validation_samples, samples_per_shard=self.samples_per_shard
         )
@@ -93,11 +95,11 @@ class PictureFiles:
         }
 
 
-def drawn_shards(source: ShapesSource, cut: Cut, *, folder: Path) -> list[Shard]:
+def drawn_shards(source: ShapesSource, cut: Cut, *, folder: Path) -> list[PlannedShard]:
     """The embedded world's; validation pictures have the next seed."""
     plan = [(source.train_samples, cut.seed), (cut.validation_samples, cut.seed + 1)]
     return [
-        Shard(folder, split, number, start, Drawings(start, size, seed))
+        PlannedShard(folder, split, number, start, Drawings(start, size, seed))
         for split, (count, seed) in zip(SPLITS, plan, strict=True)
         for number, start, size in _pieces(count, cut.samples_per_shard)
     ]
@@ -105,7 +107,7 @@ def drawn_shards(source: ShapesSource, cut: Cut, *, folder: Path) -> list[Shard]
 
 def picture_shards(
     listing: Listing, cut: Cut, *, folder: Path, short_side: int | None
-) -> list[Shard]:
+) -> list[PlannedShard]:
     """A listing's, shuffled, with some pictures held back for validation.
 
     Raises:
@@ -122,7 +124,7 @@ def picture_shards(
             " training and one for validation"
         )
     return [
-        Shard(
+        PlannedShard(
             folder,
             split,
             number,

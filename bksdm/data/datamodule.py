@@ -2,17 +2,23 @@
 step on.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import resource
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from bksdm.batch import TextImageBatch
-from bksdm.data.exact import ExactTraining, Loading, Part
+from bksdm.data.exact import ExactTraining, Loading, Share
 from bksdm.data.index import ShardIndex, build_index
 from bksdm.data.latents import check_format
 from bksdm.data.location import expand, is_remote
@@ -25,11 +31,12 @@ from bksdm.data.samples import (
     ShardDataset,
     token_ids,
 )
-from bksdm.data.shards import ShardReader
+from bksdm.data.shards import OPEN_SHARDS, ShardReader
 from bksdm.data.store import GB, CacheSettings, ShardStore
 from bksdm.data.stream import StreamTraining, first_meta
 from bksdm.errors import InputError
 from bksdm.models.teacher import Teacher
+from bksdm.processes import this_process
 
 VALIDATION_SEED = 20_230_525  # validation noise is the same in every run, whatever its seed
 
@@ -90,9 +97,14 @@ class ShardDataModule(pl.LightningDataModule):
         super().__init__()
         _check(
             batch_size=batch_size,
-            max_bad_fraction=max_bad_fraction,
-            mode=mode,
+            validation_samples=validation_samples,
             buffer=buffer,
+            workers=workers,
+            resolution=resolution,
+            max_bad_fraction=max_bad_fraction,
+            caption_dropout=caption_dropout,
+            flip=flip,
+            mode=mode,
             start_method=start_method,
         )
         self.global_batch = global_batch
@@ -111,13 +123,17 @@ class ShardDataModule(pl.LightningDataModule):
         self._training: ExactTraining | StreamTraining
         if mode == "stream":
             locations = tuple(expand(shards, allow_pipe=cache.allow_pipe))
-            settings = read(format_of(first_meta(locations[0])))
+            shape = format_of(first_meta(locations[0]))
             self._training = StreamTraining(
-                locations, settings, seed=seed, buffer=buffer, global_batch=global_batch
+                locations,
+                read(shape),
+                seed=seed,
+                buffer=buffer,
+                global_batch=global_batch,
+                format=shape,
             )
         else:
-            index = build_index(shards, store=store)
-            _check_cache(index, window=window, max_gb=cache.max_gb)
+            index = _indexed(shards, store)
             order = Order(
                 counts=index.counts,
                 seed=seed,
@@ -126,10 +142,11 @@ class ShardDataModule(pl.LightningDataModule):
                 lanes=lanes,
                 remainder=remainder,
             )
-            reader = ShardReader(index, store)
+            _check_cache(index, order, max_gb=cache.max_gb)
+            reader = ShardReader(index, store, max_open=shards_in_turn(order))
             dataset = ShardDataset(reader, order, read(index.format), windows_ahead=cache.prefetch)
             self._training = ExactTraining(index, order, dataset)
-        self.validation_index = build_index(validation_shards, store=store)
+        self.validation_index = _indexed(validation_shards, store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)
         self._validation = ShardDataset(
             ShardReader(self.validation_index, store),
@@ -147,10 +164,33 @@ class ShardDataModule(pl.LightningDataModule):
             ),
         )
 
+    def setup(self, stage: str) -> None:
+        """All processes must have found the same data.
+
+        Raises:
+            InputError: they have not; on all of them.
+        """
+        del stage
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        mine = json.dumps(self.fingerprint, sort_keys=True)
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, hashlib.sha256(mine.encode()).hexdigest())
+        if len(set(found)) > 1:
+            raise InputError(
+                "the processes found different shards; expected the same everywhere: remove"
+                " .bksdm-index.json beside the shards, and see that all nodes have the same copy"
+            )
+
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when a run resumes."""
         return {**self._training.fingerprint(), "validation": self.validation_index.record()}
+
+    @property
+    def description(self) -> str:
+        """What is trained on, in words."""
+        return self._training.description
 
     def accumulation(self, world: int) -> int:
         """Micro-batches an optimiser step.
@@ -163,14 +203,14 @@ class ShardDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TextImageBatch]:
         """The remaining micro-batches of the run, for this process."""
         assert self.trainer is not None
-        part = Part(
+        share = Share(
             batch=self.batch_size,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             first_step=self.trainer.global_step,
             last_step=self.trainer.max_steps,
         )
-        return self._training.loader(part, self._loading)
+        return self._training.loader(share, self._loading)
 
     def val_dataloader(self) -> DataLoader[TextImageBatch]:
         """The validation samples of this process; their noise is always the same."""
@@ -181,8 +221,9 @@ class ShardDataModule(pl.LightningDataModule):
                 f"{self.validation_samples} validation samples for {world} processes; expected at"
                 " least one each: raise data.validation_samples"
             )
-        # As many batches on every process, though they may differ by a sample.
-        batches = -(-self.validation_samples // (world * self.batch_size))
+        # As many batches on every process, and none empty; they may differ by a sample.
+        wanted = -(-self.validation_samples // (world * self.batch_size))
+        batches = min(wanted, self.validation_samples // world)
         mine = np.array_split(np.arange(rank, self.validation_samples, world), batches)
         chunks = [positions.tolist() for positions in mine]
         return self._loading.loader(self._validation, batch_sampler=chunks)
@@ -195,30 +236,75 @@ class ShardDataModule(pl.LightningDataModule):
         return batch.to(device, non_blocking=True)
 
 
-def _check(
-    *, batch_size: int, max_bad_fraction: float, mode: str, buffer: int, start_method: str | None
-) -> None:
-    if batch_size < 1:
-        raise InputError(f"data.batch_size={batch_size}: expected at least 1")
-    if not 0 <= max_bad_fraction <= 1:
-        raise InputError(f"data.max_bad_fraction={max_bad_fraction}: expected a number from 0 to 1")
-    if mode not in ("exact", "stream"):
-        raise InputError(f"data.mode={mode}: expected exact or stream")
-    if buffer < 1:
-        raise InputError(f"data.buffer={buffer}: expected at least 1")
-    if start_method not in (None, "fork", "forkserver", "spawn"):
+def _check(**settings: Any) -> None:
+    """Each setting by itself."""
+    expected: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "batch_size": ("a number, at least 1", lambda value: _is_count(value, 1)),
+        "validation_samples": ("a number, at least 1", lambda value: _is_count(value, 1)),
+        "buffer": ("a number, at least 1", lambda value: _is_count(value, 1)),
+        "workers": ("a number, at least 0", lambda value: _is_count(value, 0)),
+        "resolution": ("a number, at least 1", lambda value: _is_count(value, 1)),
+        "max_bad_fraction": ("a number from 0 to 1", _is_share),
+        "caption_dropout": ("a number from 0 to 1", _is_share),
+        "flip": ("true or false", lambda value: isinstance(value, bool)),
+        "mode": ("exact or stream", ("exact", "stream").__contains__),
+        "start_method": (
+            "fork, forkserver, spawn or null",
+            (None, "fork", "forkserver", "spawn").__contains__,
+        ),
+    }
+    for name, value in settings.items():
+        words, fits = expected[name]
+        if not fits(value):
+            raise InputError(f"data.{name}={value}: expected {words}")
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+def _indexed(shards: str | Sequence[str], store: ShardStore) -> ShardIndex:
+    """The index: one process of a node builds it, the others wait and read what that has cached."""
+    try:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        lock: AbstractContextManager[Any] = FileLock(store.folder / ".index.lock")
+    except OSError:
+        lock = nullcontext()  # nowhere to cache: each builds its own
+    with lock:
+        return build_index(shards, store=store)
+
+
+def shards_in_turn(order: Order) -> int:
+    """Shards that a process reads in turn: a window of each of its lanes, and the next ones.
+
+    Raises:
+        InputError: more than it may have files open.
+    """
+    lanes = -(-order.lanes // this_process().world)
+    needed = 2 * order.window * lanes
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    if needed > allowed:
         raise InputError(
-            f"data.start_method={start_method}: expected fork, forkserver, spawn or null"
+            f"data.window={order.window} with {lanes} of data.lanes={order.lanes} a process:"
+            f" {needed} shards would be open at once, {allowed} may be; use less, or raise"
+            " `ulimit -n`"
         )
+    return max(needed, OPEN_SHARDS)
 
 
-def _check_cache(index: ShardIndex, *, window: int, max_gb: float) -> None:
+def _check_cache(index: ShardIndex, order: Order, *, max_gb: float) -> None:
     remote = sorted(shard.size for shard in index.shards if is_remote(shard.location))
-    needed = sum(remote[-2 * window :]) / GB
+    count = 2 * order.window * -(-order.lanes // this_process().nodes)
+    needed = sum(remote[-count:]) / GB
     if needed > max_gb:
         raise InputError(
-            f"data.cache.max_gb={max_gb:g}: two windows of {window} shards take {needed:.3g} GB and"
-            " would be downloaded again and again; raise it, or use a smaller data.window"
+            f"data.cache.max_gb={max_gb:g}: the {count} shards that are read in turn take"
+            f" {needed:.3g} GB and would be downloaded again and again; raise it, or use a smaller"
+            " data.window"
         )
 
 
@@ -234,9 +320,11 @@ def sample_settings(
     empty = None
     if shape:
         cached = check_format(shape, teacher, resolution=resolution, flip=flip)
-        kind = Latents(text=bool(cached.text_hash))
-        if kind.text:
+        shapes: dict[str, tuple[int, ...]] = {"moments": teacher.moments_shape(resolution)}
+        if cached.text_hash:
             empty = teacher.encode_text(token_ids([""], teacher.tokenizer))[0]
+            shapes["text"] = tuple(empty.shape)
+        kind = Latents(shapes)
     return SampleSettings(
         tokenizer=teacher.tokenizer,
         kind=kind,

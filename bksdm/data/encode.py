@@ -25,13 +25,14 @@ from bksdm.data.contents import META
 from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
 from bksdm.data.index import ShardIndex
 from bksdm.data.latents import LatentFormat
+from bksdm.data.location import is_remote, local_path
 from bksdm.data.record import Record, Rejected, finish, read_record, unfinished
 from bksdm.data.samples import token_ids, whole
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import ShardStore
 from bksdm.data.table import Shard
 from bksdm.data.transforms import byte_tensor, cropped, scaled
-from bksdm.errors import InputError
+from bksdm.errors import InputError, told_plainly
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
 
@@ -87,6 +88,10 @@ class PictureBatches(Dataset[Decoded]):
 
     def __getitems__(self, rows: Sequence[tuple[int, int]]) -> Decoded:
         """The samples of one shard at these rows."""
+        with told_plainly():
+            return self._batch(rows)
+
+    def _batch(self, rows: Sequence[tuple[int, int]]) -> Decoded:
         if self.reader.remote and rows[0][1] == 0:
             at = self.shards.index(rows[0][0])
             self.reader.prefetch(self.shards[at : at + 2])
@@ -107,7 +112,7 @@ class PictureBatches(Dataset[Decoded]):
 
 def source_hash(shard: Shard) -> str:
     """What a latent shard remembers of the shard that it was made from."""
-    return f"{shard.name} {shard.digest}"
+    return f"{shard.name} {shard.size} {shard.digest}"
 
 
 def shards_to_do(
@@ -127,24 +132,32 @@ def shards_to_do(
     todo = []
     for number in range(process.rank, len(names), process.world):
         path = out / names[number]
-        record = read_record(path)
-        if record is None:
-            todo.append((number, path))
-            continue
-        _check_same(record, path, shape)
-        if record.latents["source"] != source_hash(index.shards[number]):
-            log.warning("%s was made from another %s; encoding it anew", path, names[number])
+        if _to_do(path, index.shards[number], shape):
             todo.append((number, path))
     return todo
 
 
-def _check_same(record: Record, path: Path, shape: LatentFormat) -> None:
+def _to_do(path: Path, source: Shard, shape: LatentFormat) -> bool:
+    """Whether latents are still to be made; what is not ours is never overwritten."""
+    if not is_remote(source.location) and path.resolve() == local_path(source.location).resolve():
+        raise InputError(f"out={path.parent} holds the pictures themselves; use another out=")
+    record = read_record(path)
+    if record is None or not record.latents:
+        if path.exists():
+            raise InputError(
+                f"{path} is there, and not of bksdm encode; use another out=, or move it away"
+            )
+        return True
     for name, value in asdict(shape).items():
         if record.latents.get(name) != value:
             raise InputError(
                 f"{path} holds latents of other settings: {name} is {record.latents.get(name)}"
                 f" there, {value} now; use another out=, or remove it"
             )
+    if record.latents["source"] == source_hash(source):
+        return False
+    log.warning("%s was made from another %s; encoding it anew", path, source.name)
+    return True
 
 
 def encode(
@@ -208,9 +221,9 @@ def _write_shard(
         with TarWriter(str(temporary), mtime=0) as tar:
             tar.write({"__key__": META.removesuffix(".json"), "json": json.dumps(meta)})
             for batch in batches:
-                _write(tar, batch)
-                count += len(batch.source.keys)
-                rejected += batch.source.rejected
+                overflown = _write(tar, batch)
+                count += len(batch.source.keys) - len(overflown)
+                rejected += [*batch.source.rejected, *overflown]
                 on_images(len(batch.source.keys) + len(batch.source.rejected))
         finish(temporary, path, Record(count, tuple(rejected), latents=meta))
     return tuple(rejected)
@@ -268,21 +281,21 @@ def _one_behind(batches: Iterator[Encoded]) -> Iterator[Encoded]:
         yield previous
 
 
-def _write(tar: TarWriter, batch: Encoded) -> None:
+def _write(tar: TarWriter, batch: Encoded) -> list[Rejected]:
+    """Write the samples of a batch; returns those that float16 cannot hold."""
     if batch.arrived is not None:
         batch.arrived.synchronize()
     parts = {name: part.numpy() for name, part in batch.parts.items()}
-    for name, values in parts.items():
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"the {name} of a sample among {batch.source.keys[0]}, ... overflow float16; use"
-                " precision=float32, or leave those samples out"
-            )
+    overflown = []
     for row, (key, caption) in enumerate(
         zip(batch.source.keys, batch.source.captions, strict=True)
     ):
+        if not all(np.isfinite(values[row]).all() for values in parts.values()):
+            overflown.append(Rejected(key, "latents overflow float16"))
+            continue
         arrays = {f"{name}.npy": _npy(values[row]) for name, values in parts.items()}
         tar.write({"__key__": key, "txt": caption.encode(), **arrays})
+    return overflown
 
 
 def _npy(values: Any) -> bytes:

@@ -3,6 +3,7 @@
 Knows how files in the cache's folder are named. Fetches nothing.
 """
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from filelock import FileLock, Timeout
 
 SIDE_SUFFIX: Final = ".toc.npz"  # of what belongs to a cached shard and goes with it
 _PART, _LOCK = ".part", ".lock"
+# The store's names: of a hash of 12 digits a shard, of 16 the contents of one that lies elsewhere.
+_OURS: Final = re.compile(r"\.?[0-9a-f]{12}([0-9a-f]{4})?-")
 
 
 def part_path(shard: Path) -> Path:
@@ -55,8 +58,8 @@ def _entries(folder: Path) -> list[_Entry]:
     found: dict[tuple[str, bool], _Entry] = {}
     for path in folder.iterdir():
         name, is_part = path.name, path.name.startswith(".")
-        if is_part and not name.endswith(_PART):
-            continue  # a lock
+        if not _OURS.match(name) or not path.is_file() or (is_part and not name.endswith(_PART)):
+            continue  # a lock, or not ours: the folder may be somebody's scratch disk
         name = name[1:].removesuffix(_PART) if is_part else name.removesuffix(SIDE_SUFFIX)
         with suppress(FileNotFoundError):  # another process was faster
             stat = path.stat()

@@ -16,8 +16,8 @@ from bksdm.data.samples import ShardDataset, whole
 
 
 @dataclass(frozen=True)
-class Part:
-    """The part of a run that a process has to load.
+class Share:
+    """What a process has to load of a run.
 
     Attributes:
         batch: samples of a micro-batch.
@@ -63,19 +63,19 @@ class Batches:
     batches from the run's start.
     """
 
-    def __init__(self, order: Order, part: Part) -> None:
-        self.order, self.part = order, part
+    def __init__(self, order: Order, share: Share) -> None:
+        self.order, self.share = order, share
 
     def __len__(self) -> int:
-        return self.part.last_step * self.order.accumulation(self.part.batch, self.part.world)
+        return self.share.last_step * self.order.accumulation(self.share.batch, self.share.world)
 
     def __iter__(self) -> Iterator[range]:
         return self.order.micro_batches(
-            first_step=self.part.first_step,
-            last_step=self.part.last_step,
-            batch=self.part.batch,
-            rank=self.part.rank,
-            world=self.part.world,
+            first_step=self.share.first_step,
+            last_step=self.share.last_step,
+            batch=self.share.batch,
+            rank=self.share.rank,
+            world=self.share.world,
         )
 
 
@@ -87,6 +87,12 @@ class ExactTraining:
     order: Order
     dataset: ShardDataset
 
+    @property
+    def description(self) -> str:
+        """In words."""
+        kind = "latents" if self.index.format else "pictures"
+        return f"{self.index.samples:,} {kind} in {len(self.index.shards):,} shards"
+
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when a run resumes."""
         names = ("seed", "global_batch", "window", "lanes", "remainder")
@@ -95,6 +101,6 @@ class ExactTraining:
             "training": self.index.record(),
         }
 
-    def loader(self, part: Part, loading: Loading) -> DataLoader[TextImageBatch]:
-        """The micro-batches of a part of the run."""
-        return loading.loader(self.dataset, batch_sampler=Batches(self.order, part))
+    def loader(self, share: Share, loading: Loading) -> DataLoader[TextImageBatch]:
+        """The micro-batches of a process's share of the run."""
+        return loading.loader(self.dataset, batch_sampler=Batches(self.order, share))

@@ -24,7 +24,7 @@ _FINAL_NAMES: Final = {
 }
 
 
-class Fault(Enum):
+class Verdict(Enum):
     """What to do about an exception."""
 
     ABSENT = "nothing there"
@@ -37,40 +37,40 @@ class AbsentError(InputError):
     """There is nothing at a location."""
 
 
-def fault(error: BaseException) -> Fault:
+def verdict(error: BaseException) -> Verdict:
     """What an exception from a transfer means."""
     if isinstance(error, InputError) or getattr(error, "errno", None) in _LOCAL_ERRNOS:
-        return Fault.OURS
+        return Verdict.OURS
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         # fsspec says "not found" whatever kept it from learning an object's size over HTTP.
-        cause = fault(error.__cause__) if error.__cause__ else Fault.ABSENT
-        return Fault.ABSENT if cause is Fault.OURS else cause
+        cause = verdict(error.__cause__) if error.__cause__ else Verdict.ABSENT
+        return Verdict.ABSENT if cause is Verdict.OURS else cause
     status = _status(error)
     if status in (404, 410):
-        return Fault.ABSENT
+        return Verdict.ABSENT
     if status is not None and 400 <= status < 500 and status not in _PASSING_STATUS:
-        return Fault.REFUSED
+        return Verdict.REFUSED
     if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
-        return Fault.REFUSED
+        return Verdict.REFUSED
     foreign = type(error).__module__.partition(".")[0] != "builtins"
-    return Fault.PASSING if foreign or isinstance(error, OSError | EOFError) else Fault.OURS
+    return Verdict.PASSING if foreign or isinstance(error, OSError | EOFError) else Verdict.OURS
 
 
 def explained(error: Exception, location: str, *, tries: int) -> Exception:
     """The exception to raise for one that ended a transfer: an InputError that names the location,
     what was said and the remedy, or the error itself if it is not the wire's.
     """
-    kind, place, said = fault(error), shown(location), _said(error, location)
-    if kind is Fault.ABSENT:
+    kind, place, said = verdict(error), shown(location), _said(error, location)
+    if kind is Verdict.ABSENT:
         return AbsentError(f"nothing at {place} ({said}); check the address")
-    if kind is Fault.REFUSED:
+    if kind is Verdict.REFUSED:
         remedy = (
             "; check your credentials (FSSPEC_S3_ANON=true reads a public bucket)"
             if place.startswith("s3")
             else "; check the address and your rights"
         )
         return InputError(f"{place} cannot be read ({said}){remedy}")
-    if kind is Fault.PASSING:
+    if kind is Verdict.PASSING:
         return InputError(
             f"{place} could not be read in {tries} tries ({said}); check the connection, then run"
             " the same command again"

@@ -1,15 +1,19 @@
 """Findings of many shards in a few numbers."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from bksdm.data.checking import Findings
+from bksdm.data.filesystems import shown
+
+_ENDS: Final = 2  # tokens that mark a caption's ends
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def summary(findings: Sequence[Findings], *, longest: int, resolution: int) -> S
         longest: tokens that the text encoder takes.
         resolution: below which a picture would be enlarged.
     """
-    tokens = np.concatenate([found.tokens for found in findings])
-    sizes = np.concatenate([found.sizes for found in findings])
+    tokens = sum((found.tokens for found in findings), Counter[int]())
+    sizes = sum((found.sizes for found in findings), Counter[tuple[int, int]]())
     kinds = {found.format for found in findings if not found.broken}
     latents = any(kinds)
     return Summary(
@@ -50,7 +54,7 @@ def summary(findings: Sequence[Findings], *, longest: int, resolution: int) -> S
         samples=sum(found.samples for found in findings),
         bad=sum(found.bad_samples for found in findings),
         reasons=_reasons(findings),
-        broken={found.location: found.broken for found in findings if found.broken},
+        broken={shown(found.location): found.broken for found in findings if found.broken},
         captions=_captions(tokens, longest=longest),
         sizes=_sizes(sizes, resolution=0 if latents else resolution),
         duplicate_keys=_repeated([found.keys for found in findings]),
@@ -63,7 +67,7 @@ def _kind(shape: str) -> str:
     if not shape:
         return "pictures"
     meta = json.loads(shape)
-    return f"latents of {meta['resolution']} pixels, VAE {meta['vae']}"
+    return f"latents of {meta.get('resolution', '?')} pixels, VAE {meta.get('vae', '?')}"
 
 
 def _reasons(findings: Sequence[Findings]) -> dict[str, dict[str, Any]]:
@@ -75,38 +79,47 @@ def _reasons(findings: Sequence[Findings]) -> dict[str, dict[str, Any]]:
         worst = max(findings, key=lambda found: len(found.bad.get(reason, [])))
         result[reason] = {
             "samples": count,
-            "worst_shard": worst.location,
+            "worst_shard": shown(worst.location),
             "in_it": len(worst.bad[reason]),
             "example": worst.bad[reason][0],
         }
     return result
 
 
-def _captions(tokens: npt.NDArray[np.int64], *, longest: int) -> dict[str, int]:
-    if not len(tokens):
+def _captions(tokens: Counter[int], *, longest: int) -> dict[str, int]:
+    if not tokens:
         return {}
-    half, most = np.quantile(tokens, [0.5, 0.95], method="higher").tolist()
+    half, most, all_ = _quantiles(tokens, [0.5, 0.95, 1])
     return {
-        "median": int(half),
-        "95 %": int(most),
-        "longest": int(tokens.max()),
-        "empty": int((tokens <= 2).sum()),
+        "median": half,
+        "95 %": most,
+        "longest": all_,
+        "empty": sum(count for length, count in tokens.items() if length <= _ENDS),
         "limit": longest,
-        "over the limit": int((tokens > longest).sum()),
+        "over the limit": sum(count for length, count in tokens.items() if length > longest),
     }
 
 
-def _sizes(sizes: npt.NDArray[np.int64], *, resolution: int) -> dict[str, Any]:
-    if not len(sizes):
+def _sizes(sizes: Counter[tuple[int, int]], *, resolution: int) -> dict[str, Any]:
+    if not sizes:
         return {}
-    short = sizes.min(axis=1)
-    quartiles = np.quantile(short, [0, 0.25, 0.5, 0.75, 1], method="nearest").astype(int).tolist()
-    common = Counter(map(tuple, sizes.tolist())).most_common(3)
+    short: Counter[int] = Counter()
+    for size, count in sizes.items():
+        short[min(size)] += count
+    common = sizes.most_common(3)
     return {
-        "short side": quartiles,
-        "below the resolution": int((short < resolution).sum()),
+        "short side": _quantiles(short, [0, 0.25, 0.5, 0.75, 1]),
+        "below the resolution": sum(count for side, count in short.items() if side < resolution),
         "most common": [[f"{width} x {height}", count] for (width, height), count in common],
     }
+
+
+def _quantiles(counts: Counter[int], shares: Sequence[float]) -> list[int]:
+    """The least values that so large a share of all is not above."""
+    values = sorted(counts)
+    below = np.cumsum([counts[value] for value in values])
+    places = np.searchsorted(below, [max(1, math.ceil(share * below[-1])) for share in shares])
+    return [values[place] for place in places.tolist()]
 
 
 def _repeated(hashes: Sequence[npt.NDArray[np.int64]]) -> int:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from bksdm.data.contents import read_contents
+from bksdm.data.contents import last_known_digest, read_contents
 from bksdm.data.filesystems import shown
 from bksdm.data.location import base_name, expand, is_remote, sibling
 from bksdm.data.record import Record, format_of, parse_record, record_name
@@ -73,13 +73,19 @@ class ShardIndex:
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps, to tell later what has changed."""
-        names = [shard.name for shard in self.shards]
-        if len(set(names)) < len(names):  # several folders
-            names = ["/".join(shard.location.split("/")[-2:]) for shard in self.shards]
-        rows = zip(names, self.shards, strict=True)
+        depth = 1  # of several folders as much as tells the shards apart
+        deepest = max((shard.location.count("/") for shard in self.shards), default=0) + 1
+        while True:
+            names = ["/".join(shard.location.split("/")[-depth:]) for shard in self.shards]
+            if len(set(names)) == len(names) or depth > deepest:
+                break
+            depth += 1
         return {
             "hash": self.fingerprint,
-            "shards": {name: f"{shard.digest} {shard.count}" for name, shard in rows},
+            "shards": {
+                name: f"{shard.size} {shard.count} {shard.digest}"
+                for name, shard in zip(names, self.shards, strict=True)
+            },
         }
 
 
@@ -121,7 +127,9 @@ def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None
         missing = [at for at, row in zip(locations, known, strict=True) if row is None]
         records = dict(zip(missing, _mapped(pool, record_of, missing), strict=True))
         _refuse_unfinished(records, locations)
-        rows_made = _mapped(pool, lambda at: _row(at, records[at], store), missing)
+        rows_made = _mapped(
+            pool, lambda at: _row(at, records[at], store, tables[folder_of(at)].stale(at)), missing
+        )
         made = dict(zip(missing, rows_made, strict=True))
     rows = tuple(row or made[at] for at, row in zip(locations, known, strict=True))
     for folder in {folder_of(at) for at in missing}:
@@ -160,6 +168,8 @@ def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str
         return
     neighbours = (at for at in locations if folder_of(at) == folder_of(without) and at != without)
     if any(records[at] if at in records else record_of(at) for at in neighbours):
+        if is_remote(without):
+            size_of(without)  # or there is no shard either, which it says
         raise InputError(
             f"shard {shown(without)} has no _stats.json beside it though its neighbours do: its"
             " download or encoding was not finished; run that again, or leave the shard out of"
@@ -167,7 +177,15 @@ def _refuse_unfinished(records: dict[str, bytes | None], locations: Sequence[str
         )
 
 
-def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
+def _row(location: str, record: bytes | None, store: ShardStore, old: Shard | None) -> Shard:
+    """The row of a shard.
+
+    Args:
+        location: of the shard.
+        record: what its maker left beside it.
+        store: fetches it if it has to be scanned.
+        old: its row when it had another size or time, if that is known.
+    """
     if is_remote(location):
         size, modified = (0 if location.startswith("pipe:") else size_of(location) or 0), 0
     else:
@@ -175,10 +193,24 @@ def _row(location: str, record: bytes | None, store: ShardStore) -> Shard:
         size, modified = stat.st_size, stat.st_mtime_ns
     if record is None:
         with store.open(location, size=size or None) as file:
-            contents = read_contents(file, spare=store.folder)
+            contents = read_contents(file, spare=store.folder, name=shown(location))
         told, digest = Record(len(contents), latents=contents.meta), contents.digest
     else:
         told = parse_record(record, shard=base_name(location))
         digest = hashlib.sha256(record).hexdigest()[:16]
+        if old is not None and not is_remote(location):
+            digest = _digest_of_touched(location, digest, old, store)
     shape = format_of(told.latents)
     return Shard(location, size, modified, told.count, digest, shape, told.sha256)
+
+
+def _digest_of_touched(location: str, digest: str, old: Shard, store: ShardStore) -> str:
+    """The digest of a shard that was written again while its record may have stayed: the old one if
+    it holds what it held when it was last read.
+    """
+    with store.open(location) as file:
+        before = last_known_digest(file, spare=store.folder)
+        now = read_contents(file, spare=store.folder, name=shown(location)).digest
+    if before == now:
+        return old.digest
+    return digest if before is None else hashlib.sha256(f"{digest} {now}".encode()).hexdigest()[:16]

@@ -38,10 +38,6 @@ class LatentFormat:
     text_hash: str = ""
     computed_in: str = "float32"
 
-    def to_json(self) -> str:
-        """As it stands in shards and indices."""
-        return json.dumps(asdict(self), sort_keys=True)
-
 
 def latent_format(
     teacher: Teacher, *, resolution: int, flips: bool, text: bool, computed_in: str = "float32"

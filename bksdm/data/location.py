@@ -19,9 +19,7 @@ from bksdm.data.remote import matches
 from bksdm.errors import InputError
 
 _TAR: Final = re.compile(r"[^\s/'\"=]+\.tar(?![\w.])")
-_REMEDY: Final = (
-    "make the embedded world's with `bksdm prepare`, or name yours with data.shards='folder/*.tar'"
-)
+_REMEDY: Final = "make the embedded world's with `bksdm prepare`, or name yours as 'folder/*.tar'"
 
 
 def expand(pattern: str | Sequence[str], *, allow_pipe: bool) -> list[str]:
@@ -122,4 +120,8 @@ def _local(pattern: str) -> list[str]:
     found = sorted(glob(str(path))) if has_magic(str(path)) else []
     if not found:
         raise InputError(f"no shard at {path}; {_REMEDY}")
+    other = next((name for name in found if not Path(name).is_file()), None)
+    if other is not None:
+        kind = "a folder" if Path(other).is_dir() else "a link to nothing"
+        raise InputError(f"{other} is {kind}, no shard; name the shards so that it is left out")
     return found

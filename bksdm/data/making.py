@@ -45,7 +45,7 @@ class Contents(Protocol):
 
 
 @dataclass(frozen=True)
-class Shard:
+class PlannedShard:
     """One tar to be: where it goes, and what goes into it. Keys are the split's name and the
     sample's number in it.
     """
@@ -78,7 +78,7 @@ class Shard:
 
 
 def make_shards(
-    shards: Sequence[Shard], *, workers: int, report: Callable[[int], None]
+    shards: Sequence[PlannedShard], *, workers: int, report: Callable[[int], None]
 ) -> list[Record]:
     """Write the shards that are not done; `report` hears of every few samples. The result is in the
     order of the shards, whoever wrote them.
@@ -99,7 +99,7 @@ def make_shards(
     return [record for record in done.values() if record is not None]
 
 
-def write_shard_files(shard: Shard, *, tick: Callable[[], None]) -> Record:
+def write_shard_files(shard: PlannedShard, *, tick: Callable[[], None]) -> Record:
     """Write one tar and its record; `tick` is called for every sample. Leaves nothing behind when
     it fails. A tar without a single good sample is not written.
     """
@@ -125,7 +125,7 @@ def write_shard_files(shard: Shard, *, tick: Callable[[], None]) -> Record:
 
 
 def _in_processes(
-    shards: Sequence[Shard], *, workers: int, report: Callable[[int], None]
+    shards: Sequence[PlannedShard], *, workers: int, report: Callable[[int], None]
 ) -> list[Record]:
     _PROCESSES.set_forkserver_preload(
         [__name__, *sorted({type(shard.contents).__module__ for shard in shards})]
@@ -178,7 +178,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_in_worker(shard: Shard) -> Record:
+def _write_in_worker(shard: PlannedShard) -> Record:
     return write_shard_files(shard, tick=_tick_of_worker)
 
 

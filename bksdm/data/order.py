@@ -11,7 +11,7 @@ epoch and gives every global batch its l-th slice, so that a process, whose part
 is contiguous, reads the shards of its lanes alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -22,8 +22,6 @@ import numpy.typing as npt
 from bksdm.errors import InputError
 
 _EPOCH, _WINDOW, _SAMPLE = 0, 1, 2  # separate random streams of one seed
-# A process needs a window of each lane that it reads, twice at their ends.
-_CACHED_WINDOWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,8 +47,11 @@ class Order:
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "window", "lanes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"data.{name}={getattr(self, name)}: expected at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"data.{name}={value}: expected a number, at least 1")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed={self.seed}: expected a number, at least 0")
         if self.remainder not in ("drop", "wrap"):
             raise InputError(f"data.remainder={self.remainder}: expected drop or wrap")
         if self.global_batch % self.lanes:
@@ -85,18 +86,36 @@ class Order:
         epoch, place = self._place(position)
         return self._at(epoch, place)
 
-    def shards_ahead(self, position: int, *, windows: int) -> list[int]:
-        """The shards of the window that a position lies in and of the next ones of its lane, in
-        the order of their first use: what a cache of remote shards should fetch.
+    def shards_ahead(self, positions: Sequence[int], *, windows: int) -> list[int]:
+        """The shards that samples at these positions come from and those that follow them in their
+        lanes, also into the next epoch: what a cache of remote shards should hold.
+
+        Args:
+            positions: of a batch.
+            windows: of each lane, the one being read included.
         """
-        epoch, place = self._place(position)
+        share = self.global_batch // self.lanes
+        firsts = {position % self.global_batch // share: position for position in positions[::-1]}
+        ahead: dict[int, None] = {}
+        for lane, position in firsts.items():
+            epoch, place = self._place(position)
+            ahead |= dict.fromkeys(self._lane_ahead(epoch, place, lane=lane, windows=windows))
+        return list(ahead)
+
+    def _lane_ahead(self, epoch: int, place: int, *, lane: int, windows: int) -> list[int]:
+        share = self.global_batch // self.lanes * self.steps_per_epoch
         layout = _epoch(self, epoch)
         first = layout.window_of(place)
-        return [
-            shard
-            for window in range(first, min(first + windows, len(layout.starts)))
-            for shard in layout.group(window)
-        ]
+        last = layout.window_of(min((lane + 1) * share, self.samples) - 1)
+        chosen = range(first, min(first + windows, last + 1))
+        shards = [shard for window in chosen for shard in layout.group(window)]
+        left = windows - len(chosen)
+        if left > 0:
+            following = _epoch(self, epoch + 1)
+            first = following.window_of(lane * share % self.samples)
+            for window in range(first, min(first + left, len(following.starts))):
+                shards += following.group(window)
+        return shards
 
     def sample_seed(self, position: int) -> int:
         """Seed of everything random about the sample at a global position, below 2**63."""
@@ -135,7 +154,7 @@ class Order:
     def _at(self, epoch: int, place: int) -> tuple[int, int]:
         layout = _epoch(self, epoch)
         window = layout.window_of(place)
-        row = int(_permutation(self, epoch, window)[place - int(layout.starts[window])])
+        row = int(_permutations(self)(epoch, window)[place - int(layout.starts[window])])
         for shard in layout.group(window):
             if row < self.counts[shard]:
                 return shard, row
@@ -187,8 +206,14 @@ def _epoch(order: Order, epoch: int) -> _Epoch:
     return _Epoch(shards, np.cumsum(sizes) - sizes, order.window, int(counts.sum()))
 
 
-@lru_cache(maxsize=_CACHED_WINDOWS)
-def _permutation(order: Order, epoch: int, window: int) -> npt.NDArray[np.uint32]:
-    size = sum(order.counts[shard] for shard in _epoch(order, epoch).group(window))
-    generator = np.random.default_rng((order.seed, _WINDOW, epoch, window))
-    return generator.permutation(size).astype(np.uint32)
+@lru_cache(maxsize=8)
+def _permutations(order: Order) -> Callable[[int, int], npt.NDArray[np.uint32]]:
+    """The permutations of an order's windows, as many cached as its lanes read at once."""
+
+    @lru_cache(maxsize=2 * order.lanes + 2)
+    def permutation(epoch: int, window: int) -> npt.NDArray[np.uint32]:
+        size = sum(order.counts[shard] for shard in _epoch(order, epoch).group(window))
+        generator = np.random.default_rng((order.seed, _WINDOW, epoch, window))
+        return generator.permutation(size).astype(np.uint32)
+
+    return permutation

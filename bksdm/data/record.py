@@ -76,13 +76,13 @@ def parse_record(content: bytes, *, shard: str) -> Record:
     """
     try:
         told = json.loads(content)
-        return Record(
-            int(told["successes"]),
-            tuple(Rejected(*bad) for bad in told.get("rejected", [])),
-            str(told.get("sha256", "")),
-            told.get("latents") or {},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        latents, count = told.get("latents") or {}, told["successes"]
+        whole = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+        if not whole or not isinstance(latents, dict):
+            raise ValueError(f"successes: {count}")
+        rejected = tuple(Rejected(*map(str, bad)) for bad in told.get("rejected", []))
+        return Record(count, rejected, str(told.get("sha256", "")), latents)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{record_name(shard)} cannot be read ({type(error).__name__}: {error}); remove it to"
             " have the shard scanned"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fsspec.asyn import AsyncFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from bksdm.data.faults import AbsentError, Fault, explained, fault
+from bksdm.data.faults import AbsentError, Verdict, explained, verdict
 from bksdm.data.filesystems import PIPE, filesystem, is_web, protocol, shown
 from bksdm.errors import InputError
 
@@ -63,7 +63,7 @@ def read_small(location: str) -> bytes | None:
         try:
             return bytes(files.cat_file(path))
         except Exception as error:
-            if fault(error) in (Fault.ABSENT, Fault.REFUSED):
+            if verdict(error) in (Verdict.ABSENT, Verdict.REFUSED):
                 return None
             raise
 
@@ -196,7 +196,7 @@ def _persist(action: Callable[[], T], location: str) -> T:
     retrying = Retrying(
         stop=stop_after_attempt(TRIES),
         wait=wait_exponential_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, jitter=FIRST_WAIT_S),
-        retry=retry_if_exception(lambda error: fault(error) is Fault.PASSING),
+        retry=retry_if_exception(lambda error: verdict(error) is Verdict.PASSING),
         reraise=True,
     )
     try:

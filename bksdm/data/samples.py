@@ -2,7 +2,7 @@
 (seed, position). A bad one is replaced, always by the same one, and reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bksdm.batch import Fault, TextImageBatch
-from bksdm.data.decode import BadSampleError, Bytes, decode_array, decode_caption, decode_picture
+from bksdm.data.decode import BadSampleError, Bytes, decode_caption, decode_latents, decode_picture
+from bksdm.data.filesystems import shown
 from bksdm.data.order import Order
 from bksdm.data.shards import ShardReader
 from bksdm.data.transforms import pixel_tensor
-from bksdm.errors import InputError
+from bksdm.errors import InputError, told_plainly
 
 
-class Part(Protocol):
+class PartReader(Protocol):
     """Reads the bytes of one part of a sample."""
 
     def __call__(self, part: str, /) -> Bytes:
@@ -31,7 +32,7 @@ class Pictures:
 
     resolution: int
 
-    def tensors(self, read: Part, *, flip: bool) -> dict[str, Tensor]:
+    def tensors(self, read: PartReader, *, flip: bool) -> dict[str, Tensor]:
         """The tensors of one sample, under their names in the batch."""
         image = decode_picture(read("image"))
         return {"pixels": pixel_tensor(image, resolution=self.resolution, flip=flip)}
@@ -39,16 +40,21 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Latents:
-    """Reads cached moments (2 C, h, w), and text states (T, D) if they are cached, too: float16."""
+    """Reads cached moments (2 C, h, w), and text states (T, D) if they are cached, too: float16.
 
-    text: bool
+    Attributes:
+        shapes: name in the batch -> the shape that each sample must have.
+    """
 
-    def tensors(self, read: Part, *, flip: bool) -> dict[str, Tensor]:
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def tensors(self, read: PartReader, *, flip: bool) -> dict[str, Tensor]:
         """The tensors of one sample, under their names in the batch."""
-        parts = {"moments": "flipped" if flip else "moments"} | (
-            {"text": "text"} if self.text else {}
-        )
-        return {name: torch.from_numpy(decode_array(read(part))) for name, part in parts.items()}
+        found = {}
+        for name, shape in self.shapes.items():
+            part = "flipped" if flip and name == "moments" else name
+            found[name] = torch.from_numpy(decode_latents(read(part), shape=shape))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,11 @@ class ShardDataset(Dataset[TextImageBatch]):
 
     def __getitems__(self, positions: Sequence[int]) -> TextImageBatch:
         """The samples at global positions, as a batch."""
-        self._prefetch(positions[0])
+        with told_plainly():
+            return self._batch(positions)
+
+    def _batch(self, positions: Sequence[int]) -> TextImageBatch:
+        self._prefetch(positions)
         draws = [self._draw(position) for position in positions]
         samples = [
             self._good_sample(*self.order.sample(position), flip=flip)
@@ -127,15 +137,15 @@ class ShardDataset(Dataset[TextImageBatch]):
             else:
                 return tensors, caption, fault
         raise InputError(
-            f"shard {self.reader.index.shards[shard].location} holds no readable sample"
+            f"shard {shown(self.reader.index.shards[shard].location)} holds no readable sample"
             f" ({fault.reason if fault else 'it is empty'}); make it again, or leave it out of"
             " data.shards"
         )
 
-    def _prefetch(self, position: int) -> None:
+    def _prefetch(self, positions: Sequence[int]) -> None:
         if not self.reader.remote:
             return
-        ahead = self.order.shards_ahead(position, windows=1 + self.windows_ahead)
+        ahead = self.order.shards_ahead(positions, windows=1 + self.windows_ahead)
         if ahead != self._ahead:
             self._ahead = ahead
             self.reader.prefetch(ahead)
@@ -147,7 +157,9 @@ def drawn(seed: int, settings: SampleSettings) -> tuple[int, bool, bool]:
     return seed, flip, (seed >> 1) / 2**62 < settings.caption_dropout
 
 
-def decoded(read: Part, settings: SampleSettings, *, flip: bool) -> tuple[dict[str, Tensor], str]:
+def decoded(
+    read: PartReader, settings: SampleSettings, *, flip: bool
+) -> tuple[dict[str, Tensor], str]:
     """Tensors and caption of one sample.
 
     Raises:

@@ -21,7 +21,7 @@ from bksdm.data.location import is_remote
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
 
-MAX_OPEN_SHARDS: Final = 64  # a process; with their tables of contents about 100 MB
+OPEN_SHARDS: Final = 64  # a process, at least; with their tables of contents about 100 MB
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Image.Image, str]]) -> None:
@@ -57,14 +57,16 @@ class ShardReader:
     Attributes:
         index: the shards.
         store: where remote ones are fetched to.
+        max_open: shards that stay open; fewer than are read in turn, and each read opens one.
     """
 
     index: ShardIndex
     store: ShardStore = field(default_factory=lambda: ShardStore(CacheSettings()))
+    max_open: int = OPEN_SHARDS
     _open: OrderedDict[int, _Open] = field(default_factory=OrderedDict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "store": self.store, "_open": OrderedDict()}
+        return vars(self) | {"_open": OrderedDict()}
 
     def read(self, shard: int, row: int, part: str) -> bytearray:
         """The bytes of a part (see `contents.PARTS`) of a sample.
@@ -114,7 +116,7 @@ class ShardReader:
     def _opened(self, shard: int) -> _Open:
         if shard not in self._open:
             self._open[shard] = self._opening(shard)
-            if len(self._open) > MAX_OPEN_SHARDS:
+            if len(self._open) > self.max_open:
                 self._close(next(iter(self._open)))
         self._open.move_to_end(shard)
         return self._open[shard]
@@ -127,11 +129,12 @@ class ShardReader:
             raise InputError(
                 f"shard {self._location(shard)} has gone; put it back, then run the same command"
             ) from None
-        contents = read_contents(file, spare=self.store.folder)
+        name = self._location(shard)
+        contents = read_contents(file, spare=self.store.folder, name=name)
         if len(contents) != entry.count:
             raise InputError(
-                f"shard {self._location(shard)} holds {len(contents)} samples, {entry.count} by the"
-                " record beside it; make it again, or remove its _stats.json to have it scanned"
+                f"shard {self._location(shard)} holds {len(contents)} samples, {entry.count} by its"
+                " _stats.json; make it again, or leave it out of data.shards"
             )
         return _Open(file, contents)
 

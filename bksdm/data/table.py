@@ -81,6 +81,11 @@ class Table:
             found = stat.st_size, stat.st_mtime_ns
         return next((Shard(location, *row[1:]) for row in rows if row[1:3] == found), None)
 
+    def stale(self, location: str) -> Shard | None:
+        """The row that a shard had when it was last looked at."""
+        rows = [table[_key(location)] for table in self.cached if _key(location) in table]
+        return Shard(location, *rows[0][1:]) if rows else None
+
     def write(self, rows: Iterable[Shard]) -> None:
         """Add rows."""
         kept = {key: row for table in reversed(self.cached) for key, row in table.items()}

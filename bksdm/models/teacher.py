@@ -44,6 +44,11 @@ class Teacher:
         """Pixels a latent, along a side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    def moments_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(2 C, h, w) of the moments of a picture of `resolution` pixels a side."""
+        side = resolution // self.latent_factor
+        return (2 * self.vae.config.latent_channels, side, side)
+
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) -> text states (B, T, D)."""

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 from scipy.stats import binom
 
-from bksdm.batch import TextImageBatch
+from bksdm.batch import Fault, TextImageBatch
 from bksdm.errors import InputError
+from bksdm.processes import this_process
 
 log = logging.getLogger(__name__)
 # How unlikely the count must be, were the true share at the limit: a run of 50,000 steps should
@@ -34,6 +35,8 @@ class BadSamples(pl.Callback):
         self.every_n_steps = every_n_steps
         self._before: Counter[Key] = Counter()  # in earlier sessions of the run, by all processes
         self._own: Counter[Key] = Counter()
+        self._unfinished: list[Fault] = []
+        self._of_validation: set[Fault] = set()
         self._example = ""
         self._said_at = -SECONDS_BETWEEN_LINES
         self._said = 0
@@ -56,16 +59,39 @@ class BadSamples(pl.Callback):
     ) -> None:
         """Count; compare at the end of a step."""
         del pl_module, outputs
-        self._own.update((fault.shard, fault.reason) for fault in batch.faults)
-        if batch.faults:
-            self._example = batch.faults[-1].key
+        self._unfinished += batch.faults
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
+        # Whole steps alone: a resumed run reads the others again.
+        self._own.update((fault.shard, fault.reason) for fault in self._unfinished)
+        self._example = next((fault.key for fault in self._unfinished), self._example)
+        self._unfinished.clear()
         step = trainer.global_step
         if trainer.world_size > 1 and step % self.every_n_steps and step < trainer.max_steps:
             return
         seen = step * trainer.accumulate_grad_batches * trainer.world_size * len(batch)
         self.compare(self.totals(), seen=seen)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: TextImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Say it: the samples that stand in make another validation set."""
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        new = [fault for fault in batch.faults if fault not in self._of_validation]
+        self._of_validation.update(new)
+        for fault in new:
+            log.warning(
+                "validation sample %s of %s is bad (%s); another stands in",
+                fault.key,
+                fault.shard,
+                fault.reason,
+            )
 
     def compare(self, totals: Counter[Key], *, seen: int) -> None:
         """Warn of new bad samples, and stop above the limit.
@@ -76,7 +102,9 @@ class BadSamples(pl.Callback):
         bad = totals.total()
         if bad > self._said and time.monotonic() - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said, self._said_at = bad, time.monotonic()
-            log.warning("%s; others stood in", described(totals, seen=seen, example=self._example))
+            if this_process().first:
+                said = described(totals, seen=seen, example=self._example)
+                log.warning("%s; others stood in", said)
         if bad and binom.sf(bad - 1, seen, self.max_fraction) < SIGNIFICANCE:
             raise InputError(
                 f"{described(totals, seen=seen)}: more than"

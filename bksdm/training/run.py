@@ -32,6 +32,8 @@ _ADVICE = (
     ".*directory .* exists and is not empty.*",
     ".*GPU available but not used.*",
     ".*LeafSpec.*",
+    ".*smaller than the logging interval.*",
+    ".*This DataLoader will create.*",
     ".*IterableDataset. has .__len__. defined.*",
 )
 

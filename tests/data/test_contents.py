@@ -1,3 +1,4 @@
+import json
 import tarfile
 from pathlib import Path
 
@@ -136,3 +137,38 @@ def test_the_digest_follows_names_and_places(tmp_path: Path) -> None:
     one, same = (scanned(write_tar(tmp_path / name, good(3))) for name in ("a.tar", "b.tar"))
     other = scanned(write_tar(tmp_path / "c.tar", good(3, first=1)))
     assert one.digest == same.digest != other.digest
+
+
+@pytest.mark.parametrize("meta", [b"[1]", b'"x"', b"{", b"[" * 100_000], ids=str)
+def test_strange_notes_of_latents_make_no_shard(tmp_path: Path, meta: bytes) -> None:
+    with pytest.raises(InputError, match=r"a\.tar cannot be read as a tar"):
+        scanned(write_tar(tmp_path / "a.tar", [(META, meta), *good(1)]))
+
+
+def test_a_negative_size_makes_no_shard(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", good(1))
+    data = bytearray(path.read_bytes())
+    data[124:136] = b"\xff" * 12  # the size field, base 256
+    total = sum(data[:148]) + 8 * 32 + sum(data[156:512])
+    data[148:156] = b"%06o\0 " % total
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tar"):
+        scanned(path)
+
+
+def test_a_sample_whose_key_is_empty_comes_back_from_the_sidecar(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [(".png", png()), (".txt", b"x")])
+    assert contents_of(path).keys == contents_of(path).keys == ("",)
+
+
+@pytest.mark.parametrize("extra", [[1], {"keys": ["0000"], "faults": [], "meta": {}}])
+def test_a_sidecar_that_lies_is_made_again(tmp_path: Path, extra: object) -> None:
+    path = write_tar(tmp_path / "a.tar", good(1))
+    whole = contents_of(path)
+    with np.load(tmp_path / ("a.tar" + SIDECAR)) as old:
+        parts = {name: old[name] for name in old}
+    parts["extra"] = np.frombuffer(json.dumps(extra).encode(), dtype=np.uint8)
+    parts["spans"] = parts["spans"] + 2**40
+    with (tmp_path / ("a.tar" + SIDECAR)).open("wb") as file:
+        np.savez(file, **parts)
+    assert np.array_equal(contents_of(path).spans, whole.spans)

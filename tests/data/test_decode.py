@@ -1,3 +1,4 @@
+import contextlib
 import io
 from typing import Any
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bksdm.data.decode import BadSampleError, decode_array, decode_caption, decode_picture
+from bksdm.data.decode import BadSampleError, decode_caption, decode_latents, decode_picture
 from tests.data.hostile import bomb
 
 
@@ -68,11 +69,43 @@ def test_captions_are_utf8() -> None:
         decode_caption("Straße".encode("latin-1"))
 
 
-def test_arrays_of_objects_are_refused() -> None:
+def npy(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.array([{"a": 1}]), allow_pickle=True)
+    np.save(buffer, values, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def test_latents_come_back() -> None:
+    values = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    assert np.array_equal(decode_latents(npy(values), shape=(2, 3, 4)), values)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy(np.array([{"a": 1}])),
+        npy(np.arange(3)),
+        npy(np.array(["text"])),
+        npy(np.zeros((2, 2), np.float16)),
+        npy(np.asfortranarray(np.zeros((2, 3, 4), np.float16))),
+        npy(np.zeros((2, 3, 4), np.float16))[:-1],
+        npy(np.zeros((2, 3, 4), np.float16)).replace(b"{'descr'", b"{{{{{{{{"),
+        b"PK\x03\x04 an npz",
+        b"",
+    ],
+    ids=["object", "int", "text", "shape", "columns", "short", "header", "npz", "empty"],
+)
+def test_what_are_no_latents_is_a_bad_sample(data: bytes) -> None:
     with pytest.raises(BadSampleError, match="broken latents"):
-        decode_array(buffer.getvalue())
-    buffer = io.BytesIO()
-    np.save(buffer, np.arange(3))
-    assert decode_array(buffer.getvalue()).tolist() == [0, 1, 2]
+        decode_latents(data, shape=(2, 3, 4))
+
+
+def test_changed_bytes_never_raise_anything_else() -> None:
+    whole = npy(np.zeros((2, 3, 4), np.float16))
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        data = bytearray(whole)
+        for place in rng.integers(0, 130, 3):
+            data[place] = rng.integers(256)
+        with contextlib.suppress(BadSampleError):
+            decode_latents(data, shape=(2, 3, 4))

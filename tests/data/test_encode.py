@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 import torch
 import webdataset as wds
 
-from bksdm.data.decode import decode_array, decode_picture
-from bksdm.data.encode import shards_to_do
+from bksdm.data.decode import decode_latents, decode_picture
+from bksdm.data.encode import encode, shards_to_do
 from bksdm.data.index import build_index
 from bksdm.data.latents import check_format, latent_format
-from bksdm.data.record import read_record
+from bksdm.data.record import format_of, read_record
 from bksdm.data.shards import ShardReader
+from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.transforms import pixel_tensor
 from bksdm.errors import InputError
 from bksdm.models.source import TeacherSource
@@ -57,12 +59,12 @@ def test_latents_are_what_the_vae_says(
         image = decode_picture(pictures.read(1, row, "image"))
         for part, flip in (("moments", False), ("flipped", True)):
             pixels = pixel_tensor(image, resolution=16, flip=flip)
-            found = decode_array(latents.read(1, row, part))
+            found = decode_latents(latents.read(1, row, part))
             assert found.dtype == np.float16
             wanted = sd1.encode_moments(pixels[None])[0].half()
             torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=2e-3, atol=1e-3)
         assert latents.read(1, row, "caption") == pictures.read(1, row, "caption").strip()
-        assert decode_array(latents.read(1, row, "text")).shape == (
+        assert decode_latents(latents.read(1, row, "text")).shape == (
             sd1.tokenizer.model_max_length,
             sd1.text_encoder.config.hidden_size,
         )
@@ -81,7 +83,7 @@ def test_a_shard_tells_what_it_was_made_from(
         assert file is not None
         meta = json.loads(file.read())
     assert meta == record.latents
-    assert build_index(str(path)).format == shape.to_json()
+    assert build_index(str(path)).format == format_of(asdict(shape))
     assert meta["source"].startswith("train-00000.tar ")
     samples = list(wds.WebDataset(str(path), shardshuffle=False))  # other tools do not see it
     assert len(samples) == 16
@@ -132,7 +134,7 @@ def test_processes_share_the_shards_and_nothing_is_done_twice(
     index = build_index(f"{shards}/*.tar")
     shape = latent_format(sd1, resolution=16, flips=False, text=False)
     parts = [
-        [number for number, _ in shards_to_do(index, tmp_path, shape, Process(rank, 3, rank))]
+        [number for number, _ in shards_to_do(index, tmp_path, shape, Process(rank=rank, world=3))]
         for rank in range(3)
     ]
     assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3]
@@ -146,12 +148,70 @@ def test_the_same_command_again_does_nothing_and_a_changed_source_is_encoded_ane
     assert run_cli(*again) == 0
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").glob("*.tar")}
     assert run_cli(*again) == 0
-    assert "0 shards encoded, 4 were there" in capsys.readouterr().out
+    assert "all shards were there" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     write_tar(own / "train-00001.tar", good(3))
     assert run_cli(*again) == 0
     assert "1 shards encoded, 3 were there" in capsys.readouterr().out
     assert build_index(f"{tmp_path}/latents/train-*.tar").counts == (16, 3, 16)
+
+
+def test_pictures_are_never_overwritten(
+    run_cli: Cli, command: list[str], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    own = Path(shutil.copytree(shards, tmp_path / "own"))
+    before = {path: path.read_bytes() for path in own.glob("*.tar")}
+    here = [argument.replace(str(shards), str(own)) for argument in command]
+    assert run_cli(*here, f"out={own}") == 2
+    assert "holds the pictures themselves" in capsys.readouterr().err
+    assert run_cli(*command, f"out={own}") == 2
+    assert "is there, and not of bksdm encode" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in own.glob("*.tar")} == before
+
+
+def test_other_captions_under_the_same_record_are_encoded_anew(
+    run_cli: Cli, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = write_tar(tmp_path / "own" / "a.tar", good(3))
+    (tmp_path / "own" / "a_stats.json").write_text('{"successes": 3}')
+    arguments = [*command, f"shards={tmp_path}/own/*.tar"]
+    assert run_cli(*arguments) == 0
+    os.utime(path, ns=(1, 1))  # touched, not changed
+    assert run_cli(*arguments) == 0
+    assert "all shards were there" in capsys.readouterr().out.splitlines()[-1]
+    size = path.stat().st_size
+    write_tar(path, [*good(2), ("0002.png", png()), ("0002.txt", b"another caption")])
+    assert path.stat().st_size == size
+    assert run_cli(*arguments) == 0
+    assert "1 shards encoded" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_latents_that_float16_cannot_hold_are_left_out(
+    sd1: Teacher, shards: Path, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        sd1.vae.quant_conv.bias[:] = 1e6
+    index = build_index(f"{shards}/validation-*.tar")
+    shape = latent_format(sd1, resolution=16, flips=False, text=False)
+    left_out = encode(
+        index, sd1, shape, shards_to_do(index, tmp_path, shape, Process()),
+        store=ShardStore(CacheSettings()), batch_size=4, workers=0, device=torch.device("cpu"),
+        on_images=lambda _: None,
+    )  # fmt: skip
+    assert left_out == {"latents overflow float16": 8}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["resolution=-64", "resolution=abc", "out=null", "flips=maybe", "workers=-1", "batch_size=0"],
+)
+def test_bad_settings_get_one_line(
+    run_cli: Cli, command: list[str], capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    assert run_cli(*command, change) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(f"bksdm encode: {change.partition('=')[0]}=")
+    assert "expected" in line
 
 
 @pytest.mark.parametrize(
@@ -168,7 +228,7 @@ def test_latents_of_other_settings_are_not_mixed(
 
 def test_stale_latents_are_refused_by_field(sd1: Teacher) -> None:
     shape = latent_format(sd1, resolution=16, flips=False, text=True)
-    found = shape.to_json()
+    found = format_of(asdict(shape))
     check_format(found, sd1, resolution=16, flip=False)
     with pytest.raises(InputError, match=r"resolution is 16 there .* 32 in this run"):
         check_format(found, sd1, resolution=32, flip=False)

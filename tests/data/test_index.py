@@ -7,6 +7,7 @@ import pytest
 
 from bksdm.data.index import ShardIndex, build_index, changes
 from bksdm.data.record import Record, Rejected, parse_record, record_name
+from bksdm.data.shards import ShardReader
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.table import TABLE_NAME
 from bksdm.errors import InputError
@@ -76,8 +77,14 @@ def test_a_shard_added_later_and_unfinished_is_named(downloaded: Path) -> None:
         build_index(f"{downloaded}/*.tar")
 
 
-def test_a_broken_record_is_named(downloaded: Path) -> None:
-    (downloaded / "00001_stats.json").write_text("{}")
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", "no json", '{"successes": -5}', '{"successes": Infinity}', '{"successes": true}',
+     '{"successes": 1, "latents": [1]}', '{"successes": 1, "rejected": 3}', "[" * 100_000],
+    ids=["nothing", "list", "text", "negative", "infinite", "bool", "latents", "rejected", "deep"],
+)  # fmt: skip
+def test_a_broken_record_is_named(downloaded: Path, content: str) -> None:
+    (downloaded / "00001_stats.json").write_text(content)
     with pytest.raises(InputError, match=r"00001_stats\.json cannot be read"):
         build_index(f"{downloaded}/*.tar")
 
@@ -117,6 +124,37 @@ def test_what_changed_is_told(own: Path) -> None:
     index = build_index(f"{own}/train-*.tar")
     turned = ShardIndex(index.shards[::-1])
     assert changes(index.record(), turned.record()) == "the same shards in another order"
+
+
+def test_a_recaptioned_shard_is_told_though_size_and_record_stay(downloaded: Path) -> None:
+    index = build_index(f"{downloaded}/*.tar")
+    for shard in range(3):
+        ShardReader(index).read(shard, 0, "image")  # leaves the table of contents beside it
+    path = downloaded / "00001.tar"
+    size = path.stat().st_size
+    os.utime(path, ns=(1, 1))
+    assert build_index(f"{downloaded}/*.tar").record() == index.record()
+    write_tar(path, [*good(4), ("0004.png", good(1)[0][1]), ("0004.txt", b"other words")])
+    assert path.stat().st_size == size
+    told = changes(index.record(), build_index(f"{downloaded}/*.tar").record())
+    assert told == "1 shard changed (00001.tar)"
+
+
+def test_shards_of_one_name_two_folders_deep_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a/x", "b/x"):
+        write_tar(tmp_path / folder / "0.tar", good(2))
+    record = build_index(f"{tmp_path}/*/x/*.tar").record()
+    assert len(record["shards"]) == 2
+
+
+def test_what_is_no_file_is_named(downloaded: Path) -> None:
+    (downloaded / "z.tar").mkdir()
+    with pytest.raises(InputError, match=r"z\.tar is a folder, no shard"):
+        build_index(f"{downloaded}/*.tar")
+    (downloaded / "z.tar").rmdir()
+    (downloaded / "z.tar").symlink_to("/nowhere")
+    with pytest.raises(InputError, match=r"z\.tar is a link to nothing"):
+        build_index(f"{downloaded}/*.tar")
 
 
 def test_shards_of_different_kinds_are_refused(own: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from bksdm.data.cutting import Cut, ShapesSource, drawn_shards, picture_shards
 from bksdm.data.decode import BadSampleError, decode_picture
 from bksdm.data.listing import FolderSource
-from bksdm.data.making import Shard, make_shards, write_shard_files
+from bksdm.data.making import PlannedShard, make_shards, write_shard_files
 from bksdm.data.pictures import stored_picture
 from bksdm.data.record import record_name
 from bksdm.data.shapes import samples
@@ -180,7 +180,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def shards_of(
     pictures: Path, folder: Path, *, per_shard: int = 8, short_side: int | None = None
-) -> list[Shard]:
+) -> list[PlannedShard]:
     listing = FolderSource(name="folder", path=str(pictures)).listing()
     cut = Cut(samples_per_shard=per_shard, validation_samples=4, seed=3)
     return picture_shards(listing, cut, folder=folder, short_side=short_side)

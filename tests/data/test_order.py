@@ -98,10 +98,24 @@ def test_a_process_reads_the_shards_of_its_lanes_alone() -> None:
 def test_the_shards_ahead_are_those_that_are_read_next() -> None:
     o = order(counts=(8,) * 16, global_batch=8, window=2)
     read = list(dict.fromkeys(o.sample(position)[0] for position in range(20, 64)))
-    ahead = o.shards_ahead(20, windows=3)
+    ahead = o.shards_ahead([20], windows=3)
     assert len(ahead) == 6
     assert set(ahead) == set(read[: len(ahead)])
-    assert o.shards_ahead(o.epoch_size - 1, windows=3) == o.shards_ahead(127, windows=1)
+
+
+def test_the_shards_ahead_are_those_of_all_lanes_of_a_batch() -> None:
+    o = order(counts=(8,) * 16, global_batch=8, window=2, lanes=4)
+    ahead = o.shards_ahead(range(16, 24), windows=2)
+    assert set(ahead) == set(range(16))
+    first = o.shards_ahead(range(16, 18), windows=2)
+    assert set(first) == {o.sample(position)[0] for step in range(16) for position in (8 * step,)}
+
+
+def test_the_shards_ahead_go_on_into_the_next_epoch() -> None:
+    o = order(counts=(8,) * 16, global_batch=8, window=2)
+    last = o.epoch_size - 8
+    following = {o.sample(position)[0] for position in range(o.epoch_size, o.epoch_size + 16)}
+    assert set(o.shards_ahead(range(last, last + 8), windows=2)) >= following
 
 
 def test_a_billion_samples_need_no_list_of_them() -> None:

@@ -77,4 +77,4 @@ def test_a_cache_that_holds_no_two_windows_is_refused(
     remote = moved(tiny_run, shards, f"{nginx.url}/{served.name}", tmp_path)
     size = (shards / "train-00000.tar").stat().st_size
     assert run_cli(*remote, f"data.cache.max_gb={1.5 * size / 1e9}") == 2
-    assert "two windows of 8 shards take" in capsys.readouterr().err
+    assert "the 16 shards that are read in turn take" in capsys.readouterr().err

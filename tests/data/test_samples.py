@@ -1,6 +1,7 @@
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from transformers import CLIPTokenizer
 
 from bksdm.batch import Fault
 from bksdm.data.exact import Loading
+from bksdm.data.faults import AbsentError
 from bksdm.data.index import build_index
 from bksdm.data.order import Order
 from bksdm.data.samples import Pictures, SampleSettings, ShardDataset
 from bksdm.data.shards import ShardReader
 from bksdm.data.transforms import pixel_tensor
-from bksdm.errors import InputError
+from bksdm.errors import InputError, told_plainly
 from bksdm.models.source import embedded_folder
 from tests.data.hostile import Member, bomb, good, png, write_tar
 
@@ -154,6 +156,30 @@ def test_an_error_of_a_worker_is_the_error_alone(tmp_path: Path, method: str) ->
     with pytest.raises(InputError) as caught:
         next(iter(loader))
     assert str(caught.value).startswith(f"shard {path} has gone")
+
+
+class FullDisk(ShardDataset):
+    """A dataset whose cache finds no space."""
+
+    def _batch(self, positions: object) -> NoReturn:
+        del positions
+        with open("/dev/full", "wb") as file:
+            file.write(bytes(10_000_000))
+        raise AssertionError
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_in_a_worker_is_told(shards: Path, workers: int) -> None:
+    data = dataset(shards)
+    full = FullDisk(data.reader, data.order, data.settings)
+    with pytest.raises(InputError, match=r"^no space left on the device"):
+        next(iter(Loading(workers, None).loader(full, batch_sampler=[range(4)])))
+
+
+def test_what_a_worker_raises_of_a_kind_of_input_error_is_the_message_alone() -> None:
+    with pytest.raises(InputError) as caught, told_plainly():
+        raise AbsentError("nothing at https://host/a.tar")
+    assert type(caught.value) is InputError
 
 
 @pytest.mark.parametrize("size", [(20, 40), (40, 20), (16, 16), (7, 100), (1, 3000)])

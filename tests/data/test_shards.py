@@ -1,9 +1,9 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bksdm.data import shards
 from bksdm.data.decode import BadSampleError, decode_caption, decode_picture
 from bksdm.data.index import build_index
 from bksdm.data.shards import ShardReader
@@ -53,15 +53,14 @@ def test_a_shard_that_is_cut_off_during_the_run_is_named(tmp_path: Path) -> None
 def test_a_shard_that_its_record_does_not_describe_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", good(2))
     (tmp_path / "a_stats.json").write_text('{"successes": 3}')
-    with pytest.raises(InputError, match=r"holds 2 samples, 3 by the record"):
+    with pytest.raises(InputError, match=r"holds 2 samples, 3 by its _stats"):
         reader(tmp_path).read(0, 0, "image")
 
 
-def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 3)
+def test_few_files_stay_open(tmp_path: Path) -> None:
     for number in range(8):
         write_tar(tmp_path / f"{number}.tar", good(1, first=number))
-    found = reader(tmp_path)
+    found = replace(reader(tmp_path), max_open=3)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         for number in range(8):

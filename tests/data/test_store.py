@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.data.eviction import SIDE_SUFFIX, part_path, shard_lock
+from bksdm.data.eviction import SIDE_SUFFIX, make_room, part_path, shard_lock
 from bksdm.data.store import GB, CacheSettings, ShardStore
 from bksdm.errors import InputError
 from tests.data.servers import Nginx, flaky_proxy
@@ -164,10 +164,13 @@ def test_dead_downloads_count_and_live_ones_stay(
 ) -> None:
     url, store = f"{nginx.url}/{served.name}", store_of(tmp_path / "cache", shards=2)
     (tmp_path / "cache").mkdir()
-    dead, live = (part_path(tmp_path / "cache" / name) for name in ("dead.tar", "live.tar"))
+    dead, live = (
+        part_path(tmp_path / "cache" / name)
+        for name in ("0123456789ab-dead.tar", "0123456789ab-live.tar")
+    )
     for part in (dead, live):
         part.write_bytes(bytes(SIZE))
-    with shard_lock(tmp_path / "cache" / "live.tar"):
+    with shard_lock(tmp_path / "cache" / "0123456789ab-live.tar"):
         store.path(f"{url}/0.tar")
     assert not dead.exists()
     assert live.exists()
@@ -255,3 +258,14 @@ def test_a_pipe_needs_leave_here_too(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named() -> None:
     with pytest.raises(InputError, match="folder /dev/null/cache cannot be made"):
         store_of(Path("/dev/null/cache")).path("http://127.0.0.1:1/0.tar")
+
+
+def test_what_is_not_the_caches_own_is_never_removed(tmp_path: Path) -> None:
+    mine = ["thesis.docx", "model.ckpt", "0123456789ab.tar", "abc-x.tar"]
+    for name in mine:
+        (tmp_path / name).write_bytes(bytes(1000))
+    (tmp_path / "0123456789ab-folder").mkdir()
+    (tmp_path / "0123456789ab-old.tar").write_bytes(bytes(1000))
+    make_room(tmp_path, limit=500, wanted=500, keep="")
+    assert not (tmp_path / "0123456789ab-old.tar").exists()
+    assert all((tmp_path / name).exists() for name in [*mine, "0123456789ab-folder"])

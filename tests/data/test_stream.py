@@ -1,11 +1,15 @@
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import CLIPTokenizer
 
-from bksdm.data.exact import Loading, Part
+from bksdm.batch import Fault
+from bksdm.data.contents import META
+from bksdm.data.exact import Loading, Share
+from bksdm.data.record import format_of
 from bksdm.data.samples import Pictures, SampleSettings
 from bksdm.data.stream import StreamTraining, first_meta
 from bksdm.errors import InputError
@@ -28,11 +32,11 @@ def stream(*locations: object, buffer: int = 8) -> StreamTraining:
     )
 
 
-def part(rank: int = 0, world: int = 1, first_step: int = 0) -> Part:
-    return Part(batch=4, rank=rank, world=world, first_step=first_step, last_step=100)
+def share(rank: int = 0, world: int = 1, first_step: int = 0) -> Share:
+    return Share(batch=4, rank=rank, world=world, first_step=first_step, last_step=100)
 
 
-def seeds(training: StreamTraining, where: Part, workers: int = 0, count: int = 10) -> list[int]:
+def seeds(training: StreamTraining, where: Share, workers: int = 0, count: int = 10) -> list[int]:
     loader = training.loader(where, Loading(workers, None))
     batches = itertools.islice(loader, count)
     return [seed for batch in batches for seed in batch.seeds.tolist()]
@@ -40,7 +44,7 @@ def seeds(training: StreamTraining, where: Part, workers: int = 0, count: int = 
 
 def test_it_is_as_long_as_the_run_and_never_ends(shards: Path) -> None:
     training = stream(shards / "train-00000.tar")
-    loader = training.loader(part(), Loading(0, None))
+    loader = training.loader(share(), Loading(0, None))
     assert len(loader) == 200
     batches = list(itertools.islice(loader, 30))
     assert all(
@@ -51,19 +55,19 @@ def test_it_is_as_long_as_the_run_and_never_ends(shards: Path) -> None:
 def test_processes_workers_and_resumed_runs_see_other_samples(shards: Path) -> None:
     training = stream(*sorted(shards.glob("train-*.tar")))
     runs = [
-        seeds(training, part()),
-        seeds(training, part(rank=1, world=2)),
-        seeds(training, part(first_step=5)),
+        seeds(training, share()),
+        seeds(training, share(rank=1, world=2)),
+        seeds(training, share(first_step=5)),
     ]
     everything = [seed for run in runs for seed in run]
     assert len(set(everything)) == len(everything)
-    assert len(set(seeds(training, part(), workers=2))) == 40
-    assert seeds(training, part()) == runs[0]
+    assert len(set(seeds(training, share(), workers=2))) == 40
+    assert seeds(training, share()) == runs[0]
 
 
 def test_the_buffer_mixes(shards: Path) -> None:
     def captions(buffer: int) -> list[list[int]]:
-        loader = stream(shards / "train-00000.tar", buffer=buffer).loader(part(), Loading(0, None))
+        loader = stream(shards / "train-00000.tar", buffer=buffer).loader(share(), Loading(0, None))
         return [row for batch in itertools.islice(loader, 4) for row in batch.tokens.tolist()]
 
     plain, mixed = captions(1), captions(16)
@@ -74,7 +78,7 @@ def test_bad_samples_and_shards_are_left_out_and_reported(tmp_path: Path) -> Non
     fine = write_tar(tmp_path / "a.tar", [*good(4), ("x.png", b"no"), ("x.txt", b"x")])
     cut = write_tar(tmp_path / "cut.tar", [*good(4), ("y.png", png((1, 2, 3), (300, 300)))])
     cut.write_bytes(cut.read_bytes()[: 4 * 2048 + 512 + 100])
-    loader = stream(fine, cut).loader(part(), Loading(0, None))
+    loader = stream(fine, cut).loader(share(), Loading(0, None))
     faults = {
         (fault.shard, fault.reason)
         for batch in itertools.islice(loader, 20)
@@ -84,11 +88,42 @@ def test_bad_samples_and_shards_are_left_out_and_reported(tmp_path: Path) -> Non
     assert ("cut.tar", "shard cannot be read to its end") in faults
 
 
+def test_nothing_but_bad_samples_stops_the_run(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [(f"{i}.png", png()) for i in range(50)])
+    with pytest.raises(InputError, match=r"1000 bad samples in a row.*a\.tar \(no caption"):
+        seeds(stream(path), share())
+
+
+def test_empty_shards_alone_stop_the_run(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [])
+    with pytest.raises(InputError, match=r"no sample in 10 shards.*it is empty"):
+        seeds(stream(path), share())
+
+
+def test_a_key_that_comes_twice_costs_one_sample(tmp_path: Path) -> None:
+    members = [*good(2), ("0001.txt", b"again"), *good(6, first=2)]
+    loader = stream(write_tar(tmp_path / "a.tar", members)).loader(share(), Loading(0, None))
+    batches = list(itertools.islice(loader, 10))
+    assert {fault for batch in batches for fault in batch.faults} == {
+        Fault("a.tar", "0001", "duplicate key")
+    }
+    assert len(batches) == 10
+
+
+def test_latents_of_two_kinds_do_not_mix(tmp_path: Path) -> None:
+    first = write_tar(tmp_path / "a.tar", [(META, b'{"vae_hash": "a"}'), *good(9)])
+    other = write_tar(tmp_path / "b.tar", [(META, b'{"vae_hash": "b"}'), *good(9)])
+    assert first_meta(str(first)) == {"vae_hash": "a"}
+    mixed = replace(stream(first, other), format=format_of({"vae_hash": "a"}))
+    with pytest.raises(InputError, match=r"b\.tar is of another kind than the first"):
+        seeds(mixed, share(), count=50)
+
+
 def test_pickles_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     evil = b"cos\nsystem\n(S'touch owned'\ntR."
     path = write_tar(tmp_path / "a.tar", [*good(4), ("0003.pyd", evil), ("0003.pkl", evil)])
-    assert len(seeds(stream(path), part(), count=4)) == 16
+    assert len(seeds(stream(path), share(), count=4)) == 16
     assert not (tmp_path / "owned").exists()
 
 
@@ -96,16 +131,16 @@ def test_shards_that_have_all_gone_stop_the_run(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", good(4))
     training = stream(path)
     path.unlink()
-    with pytest.raises(InputError, match=r"10 shards in a row.*a\.tar"):
-        seeds(training, part())
+    with pytest.raises(InputError, match=r"no sample in 10 shards.*a\.tar"):
+        seeds(training, share())
 
 
 def test_a_web_server_and_a_command_are_streamed(
     nginx: Nginx, served: Path, tmp_path: Path
 ) -> None:
     write_tar(served / "a.tar", good(8))
-    assert len(seeds(stream(f"{nginx.url}/{served.name}/a.tar"), part(), count=4)) == 16
-    assert len(seeds(stream(f"pipe:cat {served}/a.tar"), part(), count=4)) == 16
+    assert len(seeds(stream(f"{nginx.url}/{served.name}/a.tar"), share(), count=4)) == 16
+    assert len(seeds(stream(f"pipe:cat {served}/a.tar"), share(), count=4)) == 16
     assert first_meta(f"{nginx.url}/{served.name}/a.tar") == {}
     with pytest.raises(InputError, match="cannot be streamed"):
         first_meta(f"{nginx.url}/{served.name}/b.tar")

@@ -85,12 +85,26 @@ def test_a_signal_saves_first(
     assert not folder.student.exists()
 
 
+def test_lanes_and_wrapped_epochs_resume(run_cli: Cli, tiny_run: list[str], tmp_path: Path) -> None:
+    """48 samples in batches of 20, two lanes: an epoch has three steps, the last one filled up."""
+    own = ["data.lanes=2", "data.remainder=wrap", "data.global_batch=20", "data.window=1"]
+    arguments = [*tiny_run, *own, "checkpoint.keep_every_n_steps=2", "trainer.max_steps=5"]
+    assert run_cli(*arguments, "name=whole") == 0
+    assert run_cli(*arguments, "name=resumed") == 0
+    checkpoint = RunFolder(tmp_path / "runs" / "resumed").checkpoint
+    (checkpoint.parent / "step_2.ckpt").rename(checkpoint)
+    assert run_cli(*arguments, "name=resumed", "data.workers=1") == 0
+    assert same_weights(tmp_path / "runs" / "whole", tmp_path / "runs" / "resumed")
+    assert run_cli(*arguments, "name=resumed", "data.lanes=4") == 2
+
+
 @pytest.mark.parametrize(
     ("step", "changes"),
     [
         (2, []),
         (3, ["data.workers=2"]),
         (1, ["data.workers=1", "data.start_method=forkserver"]),
+        (2, ["data.cache.prefetch=0"]),
         (1, ["data.batch_size=8"]),
         (3, ["data.batch_size=8"]),
         (1, ["data.batch_size=2"]),
@@ -239,31 +253,31 @@ def test_a_shard_that_disappears_ends_the_run_and_loses_no_step(
     run_cli: Cli, tiny_run: list[str], tmp_path: Path, shards: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("bksdm.data.shards.MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr("bksdm.data.datamodule.OPEN_SHARDS", 1)
     shutil.copytree(shards, tmp_path / "own")
     arguments = [argument.replace(str(shards), str(tmp_path / "own")) for argument in tiny_run]
     late = ["name=gone", "checkpoint.every_n_steps=1000", "trainer.validate_every_n_steps=100"]
-    gone = tmp_path / "own" / "train-00002.tar"
-    kept = gone.read_bytes()
+    late += ["data.window=1"]
+    kept = {path: path.read_bytes() for path in (tmp_path / "own").glob("train-*.tar")}
     step_end = Checkpoints.on_step_end
 
     def vanish(self: Checkpoints, trainer: Any, module: Any) -> None:
         step_end(self, trainer, module)
         if trainer.global_step == 2:
-            gone.unlink(missing_ok=True)
+            for path in kept:
+                path.unlink(missing_ok=True)
 
     monkeypatch.setattr(Checkpoints, "on_step_end", vanish)
     assert run_cli(*arguments, *late) == 2
-    assert "train-00002.tar has gone" in capsys.readouterr().err
+    assert ".tar has gone; put it back" in capsys.readouterr().err
     checkpoint = RunFolder(tmp_path / "runs" / "gone").checkpoint
     assert 2 <= read_checkpoint(checkpoint)["global_step"] < 4
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    stamp = (tmp_path / "own" / ".bksdm-index.json").read_text()
-    gone.write_bytes(kept)
-    assert stamp
+    for path, data in kept.items():
+        path.write_bytes(data)
     assert run_cli(*arguments, *late) == 0
-    assert run_cli(*tiny_run, "name=whole") == 0
+    assert run_cli(*tiny_run, "name=whole", "data.window=1") == 0
     assert same_weights(tmp_path / "runs" / "whole", tmp_path / "runs" / "gone")
 
 
