@@ -77,7 +77,7 @@ def reading(folder: Path, *, turns: int) -> str:
     latent_shards(folder, shards=4, count=1024)
     tokenizer = CLIPTokenizer.from_pretrained(embedded_folder("shapes") / "tokenizer")
     settings = SampleSettings(
-        tokenizer=tokenizer, kind=Latents(text=False), flip=False, caption_dropout=0.1
+        tokenizer=tokenizer, kind=Latents({"moments": (8, 64, 64)}), flip=False, caption_dropout=0.1
     )
     index = build_index(f"{folder}/*.tar")
     order = Order(counts=index.counts, seed=0, global_batch=BATCH)

@@ -23,7 +23,8 @@ from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.table import Shard, Table, folder_of
 from bksdm.errors import InputError
 
-_LOOKS_AT_ONCE: Final = 32  # network file systems and servers answer slowly, but in parallel
+_FILES_AT_ONCE: Final = 8  # a network file system answers slowly; more threads slow a fast disk
+_REQUESTS_AT_ONCE: Final = 32  # a server answers slowly, but many at a time
 
 T = TypeVar("T")
 
@@ -120,20 +121,23 @@ def build_index(pattern: str | Sequence[str], *, store: ShardStore | None = None
     """
     store = store or ShardStore(CacheSettings())
     locations = expand(pattern, allow_pipe=store.settings.allow_pipe)
-    folders = {folder_of(location): location for location in locations}
-    tables = {folder: Table(location, store) for folder, location in folders.items()}
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        known = _mapped(pool, lambda at: tables[folder_of(at)].fresh(at), locations)
+    folders = list(map(folder_of, locations))
+    firsts = dict(zip(folders, locations, strict=True))
+    tables = {folder: Table(at, store) for folder, at in firsts.items()}
+    placed = dict(zip(locations, (tables[folder] for folder in folders), strict=True))
+    at_once = _REQUESTS_AT_ONCE if any(map(is_remote, firsts.values())) else _FILES_AT_ONCE
+    with ThreadPoolExecutor(at_once) as pool:
+        known = _mapped(pool, lambda at: placed[at].fresh(at), locations)
         missing = [at for at, row in zip(locations, known, strict=True) if row is None]
         records = dict(zip(missing, _mapped(pool, record_of, missing), strict=True))
         _refuse_unfinished(records, locations)
         rows_made = _mapped(
-            pool, lambda at: _row(at, records[at], store, tables[folder_of(at)].stale(at)), missing
+            pool, lambda at: _row(at, records[at], store, placed[at].stale(at)), missing
         )
         made = dict(zip(missing, rows_made, strict=True))
     rows = tuple(row or made[at] for at, row in zip(locations, known, strict=True))
-    for folder in {folder_of(at) for at in missing}:
-        tables[folder].write(made[at] for at in missing if folder_of(at) == folder)
+    for table in {id(placed[at]): placed[at] for at in missing}.values():
+        table.write(made[at] for at in missing if placed[at] is table)
     return ShardIndex(rows)
 
 
@@ -141,7 +145,7 @@ def _mapped(pool: Executor, function: Callable[[str], T], items: Sequence[str]) 
     """`map` in as few pieces as keep all threads busy: a future for every shard takes longer than
     looking at the shard.
     """
-    size = -(-len(items) // (4 * _LOOKS_AT_ONCE)) or 1
+    size = -(-len(items) // (4 * _REQUESTS_AT_ONCE)) or 1
     pieces = [items[start : start + size] for start in range(0, len(items), size)]
     return [
         result

@@ -5,6 +5,7 @@ A location is a local path, an address that fsspec knows (`https://`, `s3://`, `
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from glob import glob, has_magic
@@ -120,7 +121,7 @@ def _local(pattern: str) -> list[str]:
     found = sorted(glob(str(path))) if has_magic(str(path)) else []
     if not found:
         raise InputError(f"no shard at {path}; {_REMEDY}")
-    other = next((name for name in found if not Path(name).is_file()), None)
+    other = next((name for name in found if not os.path.isfile(name)), None)
     if other is not None:
         kind = "a folder" if Path(other).is_dir() else "a link to nothing"
         raise InputError(f"{other} is {kind}, no shard; name the shards so that it is left out")
