@@ -143,7 +143,7 @@ def encoding(folder: Path, *, turns: int) -> str:
              "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 32}  # fmt: skip
     teacher = Teacher(**{**vars(teacher), "vae": AutoencoderKL.from_config(large)})
     rows.append(
-        ["SD's VAE, random weights, 64 pixels", *_encoding(teacher, 64, folder / "sd", 64, turns)]
+        ["SD's VAE, random weights, 64 pixels", *_encoding(teacher, 64, folder / "sd", 320, 3)]
     )
     threads = torch.get_num_threads()
     return table(rows, header=[f"pictures/s, {threads} threads", "encode", "bare VAE", "ratio"])
