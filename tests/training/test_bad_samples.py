@@ -10,6 +10,7 @@ from bksdm.training.bad_samples import BadSamples, described
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.run import RunFolder
 from tests.data.hostile import good, write_tar
+from tests.training.processes import torchrun
 
 Cli = Callable[..., int]
 
@@ -88,3 +89,24 @@ def test_a_run_below_the_limit_ends_and_remembers_its_bad_samples(
     ((shard, reason, count),) = content["callbacks"]["BadSamples"]["bad"]
     assert (shard, reason) == ("train-00001.tar", "no caption")
     assert 4 <= count <= 12  # of 32, a quarter expected
+
+
+def test_two_processes_count_what_one_counts(
+    run_cli: Cli, bad_run: list[str], tmp_path: Path
+) -> None:
+    """Also with three validation samples, which two processes cannot halve."""
+    arguments = [*bad_run, "data.max_bad_fraction=0.9", "data.batch_size=2"]
+    arguments += ["data.validation_samples=3"]
+    assert run_cli(*arguments, "name=one") == 0
+    torchrun([*arguments, "name=two", "data.batch_size=1"], tmp_path)
+    one, two = (
+        read_checkpoint(RunFolder(tmp_path / "runs" / name).checkpoint)["callbacks"]["BadSamples"]
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert one["bad"]
+
+
+def test_two_processes_stop_together(bad_run: list[str], tmp_path: Path) -> None:
+    said = torchrun([*bad_run, "name=two", "data.batch_size=1"], tmp_path, code=1)
+    assert "most in train-00001.tar" in said

@@ -15,6 +15,7 @@ import torch
 
 from bksdm.training.checkpoint import Checkpoints, load_student, read_checkpoint
 from bksdm.training.run import RunFolder, _metrics_until
+from tests.training.processes import torchrun
 
 Cli = Callable[..., int]
 
@@ -279,16 +280,6 @@ def test_a_shard_that_disappears_ends_the_run_and_loses_no_step(
     assert run_cli(*arguments, *late) == 0
     assert run_cli(*tiny_run, "name=whole", "data.window=1") == 0
     assert same_weights(tmp_path / "runs" / "whole", tmp_path / "runs" / "gone")
-
-
-def torchrun(arguments: list[str], cwd: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--standalone", "-m", "bksdm.cli.main", *arguments, "trainer.devices=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def assert_close(first: Path, second: Path) -> None:

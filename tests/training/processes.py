@@ -1,0 +1,22 @@
+"""The command on two processes, as torchrun starts it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def torchrun(arguments: list[str], cwd: Path, *, code: int = 0) -> str:
+    """Run `bksdm` on two gloo processes; returns what they said on stderr."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--standalone", "-m", "bksdm.cli.main", *arguments, "trainer.devices=2"]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
