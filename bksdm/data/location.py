@@ -32,6 +32,9 @@ def expand(pattern: str | Sequence[str], *, allow_pipe: bool) -> list[str]:
             an unknown protocol, its package missing, or a pipe where none is allowed.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    other = next((item for item in patterns if not isinstance(item, str)), None)
+    if other is not None:
+        raise InputError(f"shards are named {other!r}; expected a pattern, or a list of them")
     if not patterns:
         raise InputError(f"no shards are named; {_REMEDY}")
     return [
