@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from bksdm.data.contents import META
-from bksdm.data.encode import encode, shards_to_do
+from bksdm.data.encode import encode
 from bksdm.data.exact import Batches, Loading, Share
 from bksdm.data.index import build_index
 from bksdm.data.latents import latent_format
@@ -37,6 +37,7 @@ from bksdm.data.shapes import samples
 from bksdm.data.shards import ShardReader, write_shard
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.table import TABLE_NAME
+from bksdm.data.todo import shards_to_do
 from bksdm.data.transforms import pixel_tensor
 from bksdm.diffusion import sample_randomness
 from bksdm.evaluation.report import table

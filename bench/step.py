@@ -17,10 +17,10 @@ import pytorch_lightning as pl
 import torch
 from diffusers.training_utils import EMAModel
 from pytorch_lightning.loggers import CSVLogger
-from torch.utils.data import DataLoader
 
 from bksdm.data.datamodule import ShardDataModule
-from bksdm.data.shards import collate
+from bksdm.data.exact import Loading, Share
+from bksdm.data.store import CacheSettings
 from bksdm.evaluation.report import table
 from bksdm.losses.distill import LossWeights
 from bksdm.models.source import TeacherSource
@@ -62,8 +62,8 @@ class Blocks(pl.Callback):
 
 def bare_loop(module: Distillation, data: ShardDataModule) -> Iterator[None]:
     """The same maths without a trainer; one step each time it is asked."""
-    batches = (range(i, i + BATCH) for i in itertools.count(0, BATCH))
-    loader = DataLoader(data._training, batch_sampler=batches, collate_fn=collate)  # noqa: SLF001
+    share = Share(batch=BATCH, rank=0, world=1, first_step=0, last_step=10**6)
+    loader = data._training.loader(share, Loading(0, None))  # noqa: SLF001
     optimizer, schedule = module.optimizer_settings.build(module.student, max_steps=100_000)
     ema = EMAModel(module.student.parameters(), decay=0.999, foreach=True)
     for batch in loader:
@@ -111,7 +111,8 @@ def main() -> None:
         workers=0,
         window=8,
         validation_samples=32,
-        tokenizer=teacher.tokenizer,
+        teacher=teacher,
+        cache=CacheSettings(),
     )
     blocks = Blocks(bare_loop(modules[1], data), steps=arguments.steps)
     with tempfile.TemporaryDirectory() as folder:

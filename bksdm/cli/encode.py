@@ -7,10 +7,11 @@ from omegaconf import DictConfig
 
 from bksdm.cli.config import built, folder, number, switch
 from bksdm.cli.progress import Progress
-from bksdm.data.encode import DTYPES, encode, shards_to_do
+from bksdm.data.encode import DTYPES, encode
 from bksdm.data.index import build_index
 from bksdm.data.latents import latent_format
 from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.todo import shards_to_do
 from bksdm.errors import InputError
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher

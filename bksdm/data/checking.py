@@ -12,12 +12,13 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from bksdm.data.contents import Contents, read_contents
+from bksdm.data.contents import Contents
 from bksdm.data.decode import BadSampleError, decode_caption, decode_latents, decode_picture
 from bksdm.data.filesystems import shown
 from bksdm.data.index import record_of
 from bksdm.data.location import base_name
 from bksdm.data.record import Record, format_of, parse_record
+from bksdm.data.sidecar import read_contents
 from bksdm.data.store import ShardStore
 from bksdm.data.table import folder_of
 from bksdm.errors import InputError, told_plainly

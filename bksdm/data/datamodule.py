@@ -4,8 +4,7 @@ step on.
 
 import hashlib
 import json
-import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +20,8 @@ from bksdm.batch import TextImageBatch
 from bksdm.data.exact import ExactTraining, Loading, Share
 from bksdm.data.index import ShardIndex, build_index
 from bksdm.data.latents import check_format
-from bksdm.data.location import expand, is_remote
+from bksdm.data.limits import check_cache, check_settings, shards_in_turn
+from bksdm.data.location import expand
 from bksdm.data.order import Order, accumulation
 from bksdm.data.record import format_of
 from bksdm.data.samples import (
@@ -31,12 +31,11 @@ from bksdm.data.samples import (
     ShardDataset,
     token_ids,
 )
-from bksdm.data.shards import OPEN_SHARDS, ShardReader
-from bksdm.data.store import GB, CacheSettings, ShardStore
+from bksdm.data.shards import ShardReader
+from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.stream import StreamTraining, first_meta
 from bksdm.errors import InputError
 from bksdm.models.teacher import Teacher
-from bksdm.processes import this_process
 
 VALIDATION_SEED = 20_230_525  # validation noise is the same in every run, whatever its seed
 
@@ -95,7 +94,7 @@ class ShardDataModule(pl.LightningDataModule):
         accept_changed: bool = False,
     ) -> None:
         super().__init__()
-        _check(
+        check_settings(
             batch_size=batch_size,
             validation_samples=validation_samples,
             buffer=buffer,
@@ -142,7 +141,7 @@ class ShardDataModule(pl.LightningDataModule):
                 lanes=lanes,
                 remainder=remainder,
             )
-            _check_cache(index, order, max_gb=cache.max_gb)
+            check_cache(index, order, max_gb=cache.max_gb)
             reader = ShardReader(index, store, max_open=shards_in_turn(order))
             dataset = ShardDataset(reader, order, read(index.format), windows_ahead=cache.prefetch)
             self._training = ExactTraining(index, order, dataset)
@@ -236,37 +235,6 @@ class ShardDataModule(pl.LightningDataModule):
         return batch.to(device, non_blocking=True)
 
 
-def _check(**settings: Any) -> None:
-    """Each setting by itself."""
-    expected: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "batch_size": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "validation_samples": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "buffer": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "workers": ("a number, at least 0", lambda value: _is_count(value, 0)),
-        "resolution": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "max_bad_fraction": ("a number from 0 to 1", _is_share),
-        "caption_dropout": ("a number from 0 to 1", _is_share),
-        "flip": ("true or false", lambda value: isinstance(value, bool)),
-        "mode": ("exact or stream", ("exact", "stream").__contains__),
-        "start_method": (
-            "fork, forkserver, spawn or null",
-            (None, "fork", "forkserver", "spawn").__contains__,
-        ),
-    }
-    for name, value in settings.items():
-        words, fits = expected[name]
-        if not fits(value):
-            raise InputError(f"data.{name}={value}: expected {words}")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
 def _indexed(shards: str | Sequence[str], store: ShardStore) -> ShardIndex:
     """The index: one process of a node builds it, the others wait and read what that has cached."""
     try:
@@ -276,36 +244,6 @@ def _indexed(shards: str | Sequence[str], store: ShardStore) -> ShardIndex:
         lock = nullcontext()  # nowhere to cache: each builds its own
     with lock:
         return build_index(shards, store=store)
-
-
-def shards_in_turn(order: Order) -> int:
-    """Shards that a process reads in turn: a window of each of its lanes, and the next ones.
-
-    Raises:
-        InputError: more than it may have files open.
-    """
-    lanes = -(-order.lanes // this_process().world)
-    needed = 2 * order.window * lanes
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-    if needed > allowed:
-        raise InputError(
-            f"data.window={order.window} with {lanes} of data.lanes={order.lanes} a process:"
-            f" {needed} shards would be open at once, {allowed} may be; use less, or raise"
-            " `ulimit -n`"
-        )
-    return max(needed, OPEN_SHARDS)
-
-
-def _check_cache(index: ShardIndex, order: Order, *, max_gb: float) -> None:
-    remote = sorted(shard.size for shard in index.shards if is_remote(shard.location))
-    count = 2 * order.window * -(-order.lanes // this_process().nodes)
-    needed = sum(remote[-count:]) / GB
-    if needed > max_gb:
-        raise InputError(
-            f"data.cache.max_gb={max_gb:g}: the {count} shards that are read in turn take"
-            f" {needed:.3g} GB and would be downloaded again and again; raise it, or use a smaller"
-            " data.window"
-        )
 
 
 def sample_settings(

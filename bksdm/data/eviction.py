@@ -11,7 +11,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-SIDE_SUFFIX: Final = ".toc.npz"  # of what belongs to a cached shard and goes with it
+from bksdm.data.sidecar import SIDECAR
+
 _PART, _LOCK = ".part", ".lock"
 # The store's names: of a hash of 12 digits a shard, of 16 the contents of one that lies elsewhere.
 _OURS: Final = re.compile(r"\.?[0-9a-f]{12}([0-9a-f]{4})?-")
@@ -60,7 +61,7 @@ def _entries(folder: Path) -> list[_Entry]:
         name, is_part = path.name, path.name.startswith(".")
         if not _OURS.match(name) or not path.is_file() or (is_part and not name.endswith(_PART)):
             continue  # a lock, or not ours: the folder may be somebody's scratch disk
-        name = name[1:].removesuffix(_PART) if is_part else name.removesuffix(SIDE_SUFFIX)
+        name = name[1:].removesuffix(_PART) if is_part else name.removesuffix(SIDECAR)
         with suppress(FileNotFoundError):  # another process was faster
             stat = path.stat()
             entry = found.setdefault((name, is_part), _Entry(folder / name, is_part))

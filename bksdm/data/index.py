@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from bksdm.data.contents import last_known_digest, read_contents
 from bksdm.data.filesystems import shown
 from bksdm.data.location import base_name, expand, is_remote, sibling
 from bksdm.data.record import Record, format_of, parse_record, record_name
 from bksdm.data.remote import read_small, size_of
+from bksdm.data.sidecar import last_known_digest, read_contents
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.table import Shard, Table, folder_of
 from bksdm.errors import InputError

@@ -13,11 +13,12 @@ from typing import Any, BinaryIO, Final
 from PIL import Image
 from webdataset import TarWriter
 
-from bksdm.data.contents import Contents, read_contents
+from bksdm.data.contents import Contents
 from bksdm.data.decode import BadSampleError
 from bksdm.data.filesystems import shown
 from bksdm.data.index import ShardIndex
 from bksdm.data.location import is_remote
+from bksdm.data.sidecar import read_contents
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
 

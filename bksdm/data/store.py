@@ -15,11 +15,12 @@ from typing import BinaryIO, Final
 
 from filelock import Timeout
 
-from bksdm.data.eviction import SIDE_SUFFIX, make_room, part_path, shard_lock
+from bksdm.data.eviction import make_room, part_path, shard_lock
 from bksdm.data.filesystems import protocol, shown
 from bksdm.data.location import base_name, is_remote, local_path
 from bksdm.data.prefetch import Background
 from bksdm.data.remote import download, size_of
+from bksdm.data.sidecar import SIDECAR
 from bksdm.errors import InputError
 
 GB: Final = 10**9
@@ -195,5 +196,5 @@ def _publish(part: Path, shard: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    shard.with_name(shard.name + SIDE_SUFFIX).unlink(missing_ok=True)
+    shard.with_name(shard.name + SIDECAR).unlink(missing_ok=True)
     part.replace(shard)

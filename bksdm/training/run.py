@@ -1,7 +1,6 @@
 """One training run: its folder, its Trainer, and how it goes on after an interruption."""
 
 import csv
-import json
 import logging
 import shutil
 import sys
@@ -16,13 +15,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from bksdm.data.datamodule import ShardDataModule
-from bksdm.data.index import changes
 from bksdm.errors import InputError
 from bksdm.processes import this_process
 from bksdm.training.bad_samples import BadSamples
 from bksdm.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
+from bksdm.training.identity import check_identity
 from bksdm.training.progress import Progress
 from bksdm.training.samples import SampleGrid
 
@@ -37,7 +36,6 @@ _ADVICE = (
     ".*IterableDataset. has .__len__. defined.*",
 )
 
-log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -163,12 +161,11 @@ def fit(
     """
     saved = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None
     if saved:
-        _check_identity(saved["bksdm"], module.identity, folder)
-        check_same_data(
-            saved["bksdm"]["data"],
-            module.identity["data"],
+        check_identity(
+            saved["bksdm"],
+            module.identity,
             checkpoint=folder.checkpoint,
-            accept=data.accept_changed,
+            accept_changed=data.accept_changed,
         )
     progress = Progress(seconds=2 if sys.stdout.isatty() else 15, global_batch=data.global_batch)
     _quieten()
@@ -226,47 +223,6 @@ def _trainer(
         )
     except MisconfigurationException as error:
         raise InputError(f"trainer settings: {' '.join(str(error).split())}") from error
-
-
-def _check_identity(saved: dict[str, Any], now: dict[str, Any], folder: RunFolder) -> None:
-    for name in ("plan", "teacher"):
-        if saved[name] != now[name]:
-            raise InputError(
-                f"checkpoint {folder.checkpoint} is of another {name}: {json.dumps(saved[name])},"
-                f" now {json.dumps(now[name])}; restore it, or choose another name="
-            )
-
-
-def check_same_data(
-    saved: dict[str, Any], now: dict[str, Any], *, checkpoint: Path, accept: bool
-) -> None:
-    """Refuse to go on with other samples, or the same ones in another order.
-
-    Raises:
-        InputError: says what has changed, unless `accept` is set: then a warning does.
-    """
-    if "order" not in saved:
-        raise InputError(
-            f"checkpoint {checkpoint} was written by an older bksdm; finish the run with that"
-            " version, or choose another name="
-        )
-    words = [
-        f"data.{name} was {value}, is {now['order'].get(name)}"
-        for name, value in saved["order"].items()
-        if now["order"].get(name) != value
-    ]
-    for split in ("training", "validation"):
-        what = changes(saved[split], now[split])
-        if what:
-            words.append(f"{split} shards: {what}")
-    if words and not accept:
-        raise InputError(
-            f"checkpoint {checkpoint} was trained on other data: {'; '.join(words)}; put the old"
-            " data back, choose another name=, or go on with data.accept_changed=true (exact"
-            " resume is lost)"
-        )
-    if words:
-        log.warning("going on with other data, as data.accept_changed says: %s", "; ".join(words))
 
 
 def _metrics_until(folder: RunFolder, step: int) -> list[dict[str, Any]]:

@@ -150,8 +150,8 @@ class FlakyProxy:
             left = _length(answer_head) if is_get else 0
             left = left // 2 if fault in ("cut", "stall") else left
             while left and (data := server.recv(min(left, 2**16))):
+                self.body_bytes += len(data)  # before the client can have seen the last of them
                 client.sendall(data)
-                self.body_bytes += len(data)
                 left -= len(data)
         if fault == "stall":
             self.stalled.set()

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bksdm.data.contents import META, PARTS, SIDECAR, Contents, read_contents, scan
+from bksdm.data.contents import META, PARTS, Contents, scan
+from bksdm.data.sidecar import SIDECAR, read_contents
 from bksdm.errors import InputError
 from tests.data.hostile import good, png, write_tar
 

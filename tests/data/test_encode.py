@@ -17,12 +17,13 @@ import torch
 import webdataset as wds
 
 from bksdm.data.decode import decode_latents, decode_picture
-from bksdm.data.encode import encode, shards_to_do
+from bksdm.data.encode import encode
 from bksdm.data.index import build_index
 from bksdm.data.latents import check_format, latent_format
 from bksdm.data.record import format_of, read_record
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import CacheSettings, ShardStore
+from bksdm.data.todo import shards_to_do
 from bksdm.data.transforms import pixel_tensor
 from bksdm.errors import InputError
 from bksdm.models.source import TeacherSource

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.data.eviction import SIDE_SUFFIX, make_room, part_path, shard_lock
+from bksdm.data.eviction import make_room, part_path, shard_lock
+from bksdm.data.sidecar import SIDECAR
 from bksdm.data.store import GB, CacheSettings, ShardStore
 from bksdm.errors import InputError
 from tests.data.servers import Nginx, flaky_proxy
@@ -104,10 +105,10 @@ def test_the_bound_holds_and_the_least_recently_used_goes(
     url, store = f"{nginx.url}/{served.name}", store_of(tmp_path / "cache", shards=3.5)
     for number in (0, 1, 2, 0, 3, 4, 0, 5):
         path = store.path(f"{url}/{number}.tar")
-        path.with_name(path.name + SIDE_SUFFIX).write_bytes(b"toc")
+        path.with_name(path.name + SIDECAR).write_bytes(b"toc")
         assert sum(p.stat().st_size for p in (tmp_path / "cache").iterdir()) <= 3.5 * SIZE
     left = ["0.tar", "4.tar", "5.tar"]
-    assert cached(tmp_path / "cache") == sorted([*left, *(n + SIDE_SUFFIX for n in left)])
+    assert cached(tmp_path / "cache") == sorted([*left, *(n + SIDECAR for n in left)])
 
 
 def test_use_does_not_change_the_modification_time(
@@ -193,7 +194,7 @@ def test_a_cached_shard_of_another_size_is_fetched_anew(
     url, store = f"{nginx.url}/{served.name}/0.tar", store_of(tmp_path / "cache")
     path = store.path(url)
     path.write_bytes(b"old")
-    path.with_name(path.name + SIDE_SUFFIX).write_bytes(b"old")
+    path.with_name(path.name + SIDECAR).write_bytes(b"old")
     assert store.path(url, size=SIZE).read_bytes() == shards[0]
     assert cached(tmp_path / "cache") == ["0.tar"]
 

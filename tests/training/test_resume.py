@@ -254,7 +254,7 @@ def test_a_shard_that_disappears_ends_the_run_and_loses_no_step(
     run_cli: Cli, tiny_run: list[str], tmp_path: Path, shards: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("bksdm.data.datamodule.OPEN_SHARDS", 1)
+    monkeypatch.setattr("bksdm.data.limits.OPEN_SHARDS", 1)
     shutil.copytree(shards, tmp_path / "own")
     arguments = [argument.replace(str(shards), str(tmp_path / "own")) for argument in tiny_run]
     late = ["name=gone", "checkpoint.every_n_steps=1000", "trainer.validate_every_n_steps=100"]

@@ -1,0 +1,61 @@
+"""Whether a checkpoint is of this run: the same plan, teacher and data."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from bksdm.data.index import changes
+from bksdm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def check_identity(
+    saved: dict[str, Any], now: dict[str, Any], *, checkpoint: Path, accept_changed: bool
+) -> None:
+    """Refuse to go on from a checkpoint of something else.
+
+    Raises:
+        InputError: it is of another plan or teacher, or of other data and `accept_changed` is not
+            set.
+    """
+    for name in ("plan", "teacher"):
+        if saved[name] != now[name]:
+            raise InputError(
+                f"checkpoint {checkpoint} is of another {name}: {json.dumps(saved[name])},"
+                f" now {json.dumps(now[name])}; restore it, or choose another name="
+            )
+    check_same_data(saved["data"], now["data"], checkpoint=checkpoint, accept=accept_changed)
+
+
+def check_same_data(
+    saved: dict[str, Any], now: dict[str, Any], *, checkpoint: Path, accept: bool
+) -> None:
+    """Refuse to go on with other samples, or the same ones in another order.
+
+    Raises:
+        InputError: says what has changed, unless `accept` is set: then a warning does.
+    """
+    if "order" not in saved:
+        raise InputError(
+            f"checkpoint {checkpoint} was written by an older bksdm; finish the run with that"
+            " version, or choose another name="
+        )
+    words = [
+        f"data.{name} was {value}, is {now['order'].get(name)}"
+        for name, value in saved["order"].items()
+        if now["order"].get(name) != value
+    ]
+    for split in ("training", "validation"):
+        what = changes(saved[split], now[split])
+        if what:
+            words.append(f"{split} shards: {what}")
+    if words and not accept:
+        raise InputError(
+            f"checkpoint {checkpoint} was trained on other data: {'; '.join(words)}; put the old"
+            " data back, choose another name=, or go on with data.accept_changed=true (exact"
+            " resume is lost)"
+        )
+    if words:
+        log.warning("going on with other data, as data.accept_changed says: %s", "; ".join(words))
