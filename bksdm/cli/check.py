@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
-from bksdm.cli.config import built, number
+from bksdm.cli.config import built, optional_number
 from bksdm.cli.progress import Progress
 from bksdm.data.checking import check_shards
 from bksdm.data.findings import Summary, summary
 from bksdm.data.index import build_index
+from bksdm.data.limits import check_settings
 from bksdm.data.location import expand
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
@@ -27,12 +28,12 @@ def run(config: DictConfig) -> int:
     """Look into every shard, print what was found; exit code 2 if a run would stop."""
     if config.format not in ("text", "json"):
         raise InputError(f"format={config.format}: expected text or json")
-    workers = number(config, "workers", least=1, empty=True)
-    resolution = number(config, "data.resolution", least=1, empty=True)
+    workers = optional_number(config, "workers", least=1)
+    resolution = optional_number(config, "data.resolution", least=1)
     limit = config.data.max_bad_fraction
-    if not isinstance(limit, int | float) or not 0 <= limit <= 1:
-        raise InputError(f"data.max_bad_fraction={limit}: expected a number from 0 to 1")
+    check_settings(max_bad_fraction=limit)
     source = built(config.teacher, TeacherSource)
+    resolution = resolution or picture_size(source)
     tokenizer = load_tokenizer(source)
     store = ShardStore(built(config.data.cache, CacheSettings))
     found: dict[str, Summary] = {}
@@ -58,7 +59,7 @@ def run(config: DictConfig) -> int:
         found[split] = summary(
             findings,
             longest=tokenizer.model_max_length,
-            resolution=resolution or picture_size(source),
+            resolution=resolution,
         )
     if config.format == "json":
         print(json.dumps({split: asdict(numbers) for split, numbers in found.items()}, indent=1))

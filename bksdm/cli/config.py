@@ -38,20 +38,23 @@ def built(node: DictConfig, kind: type[T], **extra: Any) -> T:
     return result
 
 
-def number(config: DictConfig, name: str, *, least: int, empty: bool = False) -> int | None:
-    """A whole number among the settings; None if `empty` allows null.
+def number(config: DictConfig, name: str, *, least: int) -> int:
+    """A whole number among the settings.
 
     Raises:
         InputError: something else.
     """
     value = OmegaConf.select(config, name)
-    if value is None and empty:
-        return None
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(
-            f"{name}={value}: expected a number, at least {least}{', or null' * empty}"
-        )
+        raise InputError(f"{name}={value}: expected a number, at least {least}")
     return value
+
+
+def optional_number(config: DictConfig, name: str, *, least: int) -> int | None:
+    """The same, or None where the setting is null."""
+    if OmegaConf.select(config, name) is None:
+        return None
+    return number(config, name, least=least)
 
 
 def switch(config: DictConfig, name: str) -> bool:

@@ -5,7 +5,7 @@ import time
 import torch
 from omegaconf import DictConfig
 
-from bksdm.cli.config import built, folder, number, switch
+from bksdm.cli.config import built, folder, number, optional_number, switch
 from bksdm.cli.progress import Progress
 from bksdm.data.encode import DTYPES, encode
 from bksdm.data.index import build_index
@@ -23,10 +23,8 @@ def run(config: DictConfig) -> int:
     process = this_process()
     out = folder(config, "out")
     batch_size, workers = number(config, "batch_size", least=1), number(config, "workers", least=0)
-    resolution = number(config, "resolution", least=1, empty=True)
+    resolution = optional_number(config, "resolution", least=1)
     flips, text = switch(config, "flips"), switch(config, "text")
-    assert batch_size is not None
-    assert workers is not None
     if config.precision not in DTYPES:
         raise InputError(f"precision={config.precision}: expected one of {', '.join(DTYPES)}")
     store = ShardStore(built(config.cache, CacheSettings))
@@ -34,7 +32,7 @@ def run(config: DictConfig) -> int:
     teacher = load_teacher(built(config.teacher, TeacherSource))
     shape = latent_format(
         teacher,
-        resolution=resolution or teacher.unet.config.sample_size * teacher.latent_factor,
+        resolution=resolution or teacher.picture_size,
         flips=flips,
         text=text,
         computed_in=config.precision,
@@ -47,7 +45,7 @@ def run(config: DictConfig) -> int:
     todo = shards_to_do(index, out, shape, process)
     gpus = torch.cuda.device_count()  # one, if srun gives each task its own
     device = torch.device(f"cuda:{process.local_rank % gpus}" if gpus else "cpu")
-    teacher.to(device, dtype=DTYPES[config.precision])
+    teacher.encoders_to(device, dtype=DTYPES[config.precision])
     images = sum(index.counts[shard] for shard, _ in todo)
     begin = time.monotonic()
     with Progress(images, what="encode", shown=process.first) as progress:

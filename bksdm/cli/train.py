@@ -11,7 +11,7 @@ import yaml
 from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
 
-from bksdm.cli.config import built, differing_keys, number, plain
+from bksdm.cli.config import built, differing_keys, optional_number, plain
 from bksdm.cli.evaluate import compare_models
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.errors import InputError
@@ -211,8 +211,8 @@ def _module(
 
 def _resolution(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> int:
     unit = teacher.latent_factor * 2 ** (plan.stages - 1)
-    wanted = number(config, "data.resolution", least=1, empty=True)
-    resolution = wanted or teacher.unet.config.sample_size * teacher.latent_factor
+    wanted = optional_number(config, "data.resolution", least=1)
+    resolution = wanted or teacher.picture_size
     if resolution < unit or resolution % unit:
         raise InputError(
             f"data.resolution={resolution}: expected a multiple of {unit}, as the VAE and "

@@ -30,6 +30,7 @@ PARTS: Final = {
     "text": ("text.npy",),
 }
 META: Final = "__bksdm__/latents.json"  # WebDataset readers skip members of this form
+_PLACES: Final = {part: place for place, part in enumerate(PARTS)}
 _COLUMN: Final = {
     suffix: (column, rank)
     for column, suffixes in enumerate(PARTS.values())
@@ -76,7 +77,7 @@ class Contents:
 
     def span(self, row: int, part: str) -> tuple[int, int] | None:
         """Offset and size of a sample's part, or None."""
-        offset, size = self.spans[row, list(PARTS).index(part)].tolist()
+        offset, size = self.spans[row, _PLACES[part]].tolist()
         return None if size < 0 else (offset, size)
 
 
@@ -183,11 +184,11 @@ class _Builder:
         shape = (len(self.rows), len(PARTS), 2)
         spans = np.array(self.rows, dtype=np.int64).reshape(shape)
         picture = "moments" if self.meta else "image"
-        faults = dict(self._faults(spans, list(PARTS).index(picture)))
+        faults = dict(self._faults(spans, _PLACES[picture]))
         return Contents(tuple(self.keys), spans, faults, self.meta)
 
     def _faults(self, spans: npt.NDArray[np.int64], picture: int) -> Iterator[tuple[int, str]]:
-        caption = list(PARTS).index("caption")
+        caption = _PLACES["caption"]
         for row, key in enumerate(self.keys):
             if is_unsafe(key):
                 yield row, "unsafe name"

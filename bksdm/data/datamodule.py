@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -123,9 +124,10 @@ class ShardDataModule(pl.LightningDataModule):
         if mode == "stream":
             locations = tuple(expand(shards, allow_pipe=cache.allow_pipe))
             shape = format_of(first_meta(locations[0]))
+            settings = read(shape)
             self._training = StreamTraining(
                 locations,
-                read(shape),
+                settings,
                 seed=seed,
                 buffer=buffer,
                 global_batch=global_batch,
@@ -142,26 +144,24 @@ class ShardDataModule(pl.LightningDataModule):
                 remainder=remainder,
             )
             check_cache(index, order, max_gb=cache.max_gb)
+            shape = index.format
+            settings = read(shape)
             reader = ShardReader(index, store, max_open=shards_in_turn(order))
-            dataset = ShardDataset(reader, order, read(index.format), windows_ahead=cache.prefetch)
+            dataset = ShardDataset(reader, order, settings, windows_ahead=cache.prefetch)
             self._training = ExactTraining(index, order, dataset)
         self.validation_index = _indexed(validation_shards, store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)
-        self._validation = ShardDataset(
-            ShardReader(self.validation_index, store),
-            Order(
-                counts=self.validation_index.counts,
-                seed=VALIDATION_SEED,
-                global_batch=self.validation_samples,
-            ),
-            sample_settings(
-                self.validation_index.format,
-                teacher=teacher,
-                resolution=resolution,
-                flip=False,
-                caption_dropout=0.0,
-            ),
+        order = Order(
+            counts=self.validation_index.counts,
+            seed=VALIDATION_SEED,
+            global_batch=self.validation_samples,
         )
+        # Latents of one format are compared with the teacher once: hashing its weights takes time.
+        other = self.validation_index.format
+        known = settings if other == shape else read(other, flip=False)
+        plain = replace(known, flip=False, caption_dropout=0.0)
+        reader = ShardReader(self.validation_index, store)
+        self._validation = ShardDataset(reader, order, plain)
 
     def setup(self, stage: str) -> None:
         """All processes must have found the same data.

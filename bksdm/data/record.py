@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bksdm.atomic import replacing
 from bksdm.errors import InputError
 
 
@@ -132,9 +133,5 @@ def write_record(shard: Path, record: Record) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under its name only once it is complete."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Write WebDataset shards, and read single samples out of them."""
 
-import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -13,11 +12,13 @@ from typing import Any, BinaryIO, Final
 from PIL import Image
 from webdataset import TarWriter
 
+from bksdm.atomic import replacing
 from bksdm.data.contents import Contents
 from bksdm.data.decode import BadSampleError
 from bksdm.data.filesystems import shown
 from bksdm.data.index import ShardIndex
 from bksdm.data.location import is_remote
+from bksdm.data.pictures import png
 from bksdm.data.sidecar import read_contents
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
@@ -29,18 +30,10 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Image.Image, str]]) -> 
     """Write (key, picture, caption) samples as one tar of PNG and txt, under its name only once it
     is complete.
     """
-    temporary = path.with_suffix(".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TarWriter(str(temporary), mtime=0) as tar:
+    with replacing(path) as temporary, TarWriter(str(temporary), mtime=0) as tar:
         for key, image, caption in samples:
-            tar.write({"__key__": key, "png": _png(image), "txt": caption})
-    temporary.replace(path)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return buffer.getvalue()
+            tar.write({"__key__": key, "png": png(image), "txt": caption})
 
 
 @dataclass(frozen=True)
@@ -76,16 +69,16 @@ class ShardReader:
             BadSampleError: the sample has a fault, or no such part.
             InputError: the shard cannot be read; that is no fault of the sample.
         """
-        contents = self.contents(shard)
-        if row in contents.faults:
-            raise BadSampleError(contents.faults[row])
-        span = contents.span(row, part)
+        opened = self._opened(shard)
+        if row in opened.contents.faults:
+            raise BadSampleError(opened.contents.faults[row])
+        span = opened.contents.span(row, part)
         if span is None:
             raise BadSampleError(f"no {part}")
         offset, size = span
         data = bytearray(size)
         try:
-            found = os.preadv(self._opened(shard).file.fileno(), [data], offset)
+            found = os.preadv(opened.file.fileno(), [data], offset)
         except OSError:  # a file server has come back: its old handles are stale
             self._close(shard)
             found = os.preadv(self._opened(shard).file.fileno(), [data], offset)
@@ -134,7 +127,7 @@ class ShardReader:
         contents = read_contents(file, spare=self.store.folder, name=name)
         if len(contents) != entry.count:
             raise InputError(
-                f"shard {self._location(shard)} holds {len(contents)} samples, {entry.count} by its"
+                f"shard {name} holds {len(contents)} samples, {entry.count} by its"
                 " _stats.json; make it again, or leave it out of data.shards"
             )
         return _Open(file, contents)

@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from bksdm.atomic import replacing
 from bksdm.data.contents import PARTS, Contents, scan
 
 SIDECAR: Final = ".toc.npz"
@@ -78,21 +79,17 @@ def _load(sidecar: Path, stamp: tuple[int, int, int]) -> Contents | None:
 
 def _save(sidecar: Path, contents: Contents, stamp: tuple[int, int, int]) -> bool:
     """True if it could be written: a read-only or full folder only costs a scan next time."""
-    temporary = sidecar.with_name(f"{sidecar.name}.{os.getpid()}.tmp")
     told = {"keys": contents.keys, "faults": contents.faults, "meta": contents.meta}
     extra = json.dumps(told).encode()
     try:
         sidecar.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(sidecar) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 stamp=np.array(stamp),
                 extra=np.frombuffer(extra, dtype=np.uint8),
                 spans=contents.spans,
             )
-        temporary.replace(sidecar)
     except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         return False
     return True

@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bksdm.atomic import replacing
 from bksdm.data.location import base_name, is_remote, local_path, sibling
 from bksdm.data.remote import read_small, size_of
 from bksdm.data.store import ShardStore
@@ -112,14 +112,11 @@ def _rows(content: bytes | None) -> dict[str, tuple[Any, ...]]:
 
 
 def _written(path: Path, text: str) -> bool:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """True if it could be written: in a read-only folder the rows are made again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text)
     except OSError:
-        # A read-only data folder is fine; the rows are made again next time.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         return False
     return True

@@ -44,6 +44,16 @@ class Teacher:
         """Pixels a latent, along a side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    @property
+    def picture_size(self) -> int:
+        """Pixels of a side that the U-Net was made for."""
+        return int(self.unet.config.sample_size * self.latent_factor)
+
+    def encoders_to(self, device: torch.device, *, dtype: torch.dtype) -> None:
+        """Move VAE and text encoder alone, in place: who only encodes has no room for a U-Net."""
+        for module in (self.vae, self.text_encoder):
+            module.to(device=device, dtype=dtype)
+
     def moments_shape(self, resolution: int) -> tuple[int, int, int]:
         """(2 C, h, w) of the moments of a picture of `resolution` pixels a side."""
         side = resolution // self.latent_factor

@@ -12,6 +12,8 @@ from scipy.stats import binom
 from bksdm.batch import Fault, TextImageBatch
 from bksdm.errors import InputError
 from bksdm.processes import this_process
+from bksdm.training.distill import Distillation
+from bksdm.training.steps import StepCallback
 
 log = logging.getLogger(__name__)
 # How unlikely the count must be, were the true share at the limit: a run of 50,000 steps should
@@ -22,17 +24,19 @@ SECONDS_BETWEEN_LINES: Final = 60.0
 Key = tuple[str, str]  # shard, reason
 
 
-class BadSamples(pl.Callback):
+class BadSamples(StepCallback):
     """Adds up what every process has met; goes into checkpoints.
 
     Args:
         max_fraction: share of bad samples above which the run stops.
         every_n_steps: how often processes compare their counts; one process looks at every step.
+        global_batch: samples an optimiser step.
     """
 
-    def __init__(self, *, max_fraction: float, every_n_steps: int) -> None:
+    def __init__(self, *, max_fraction: float, every_n_steps: int, global_batch: int) -> None:
         self.max_fraction = max_fraction
         self.every_n_steps = every_n_steps
+        self.global_batch = global_batch
         self._before: Counter[Key] = Counter()  # in earlier sessions of the run, by all processes
         self._own: Counter[Key] = Counter()
         self._unfinished: list[Fault] = []
@@ -57,11 +61,13 @@ class BadSamples(pl.Callback):
         batch: TextImageBatch,
         batch_idx: int,
     ) -> None:
-        """Count; compare at the end of a step."""
-        del pl_module, outputs
+        """Count."""
         self._unfinished += batch.faults
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+        """Compare."""
+        del module
         # Whole steps alone: a resumed run reads the others again.
         self._own.update((fault.shard, fault.reason) for fault in self._unfinished)
         self._example = next((fault.key for fault in self._unfinished), self._example)
@@ -69,8 +75,7 @@ class BadSamples(pl.Callback):
         step = trainer.global_step
         if trainer.world_size > 1 and step % self.every_n_steps and step < trainer.max_steps:
             return
-        seen = step * trainer.accumulate_grad_batches * trainer.world_size * len(batch)
-        self.compare(self.totals(), seen=seen)
+        self.compare(self.totals(), seen=step * self.global_batch)
 
     def on_validation_batch_end(
         self,

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from bksdm.atomic import replacing
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.errors import InputError
 from bksdm.processes import this_process
@@ -57,9 +58,8 @@ class RunFolder:
         if not this_process().first:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.config.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(self.config)
+        with replacing(self.config) as temporary:
+            temporary.write_text(text)
 
     @property
     def checkpoint(self) -> Path:
@@ -170,7 +170,11 @@ def fit(
     progress = Progress(seconds=2 if sys.stdout.isatty() else 15, global_batch=data.global_batch)
     _quieten()
     loggers = _loggers(folder, first_step=saved["global_step"] if saved else 0)
-    bad = BadSamples(max_fraction=data.max_bad_fraction, every_n_steps=settings.log_every_n_steps)
+    bad = BadSamples(
+        max_fraction=data.max_bad_fraction,
+        every_n_steps=settings.log_every_n_steps,
+        global_batch=data.global_batch,
+    )
     trainer = _trainer(settings, folder, loggers, [ema, bad, samples, progress, checkpoints])
     accumulation = data.accumulation(trainer.world_size)
     trainer.accumulate_grad_batches = accumulation

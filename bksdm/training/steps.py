@@ -1,5 +1,6 @@
 """Callbacks that act once an optimiser step. Lightning's own hook comes once a micro-batch."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
@@ -7,7 +8,7 @@ import pytorch_lightning as pl
 from bksdm.training.distill import Distillation
 
 
-class StepCallback(pl.Callback):
+class StepCallback(pl.Callback, ABC):
     """Calls `on_step_end` after the last micro-batch of each optimiser step."""
 
     def on_train_batch_end(
@@ -24,6 +25,6 @@ class StepCallback(pl.Callback):
             assert isinstance(pl_module, Distillation)
             self.on_step_end(trainer, pl_module)
 
+    @abstractmethod
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """What the callback does after an optimiser step."""
-        raise NotImplementedError
