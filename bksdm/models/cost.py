@@ -1,5 +1,5 @@
-"""What a U-Net costs: parameters and multiply-accumulates of one forward, counted on the meta
-device without weights.
+"""What networks and a training step cost: parameters and multiply-accumulates (MACs), counted on
+the meta device without weights.
 """
 
 from collections.abc import Mapping
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
 
 _ATTENTION_OPS = ("scaled_dot_product", "bmm", "attention")
 
@@ -35,11 +36,13 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def unet_cost(config: Mapping[str, Any], *, tokens: int = 77) -> Cost:
-    """Cost of a U-Net at its own `sample_size`, attending to `tokens` text states."""
+def unet_cost(config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77) -> Cost:
+    """Cost of a U-Net on latents of `size` a side (None: its own `sample_size`), attending to
+    `tokens` text states.
+    """
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(dict(config)).eval()
-        size = config["sample_size"]
+        size = size or config["sample_size"]
         width = config["cross_attention_dim"]
         width = width if isinstance(width, int) else width[0]
         latents = torch.empty(1, config["in_channels"], size, size)
@@ -65,3 +68,34 @@ def unet_cost(config: Mapping[str, Any], *, tokens: int = 77) -> Cost:
     )
     total = sum(flops.values())
     return Cost(parameter_count(unet), total // 2, (total - attention) // 2 + 4 * normalised)
+
+
+def vae_encoder_macs(config: Mapping[str, Any], resolution: int) -> int:
+    """MACs of the VAE's encoder on one picture of `resolution` pixels a side."""
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(dict(config)).eval()
+        pixels = torch.empty(1, config.get("in_channels", 3), resolution, resolution)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vae.encode(pixels)
+    return int(counter.get_total_flops() // 2)
+
+
+def text_encoder_macs(config: Mapping[str, Any]) -> int:
+    """MACs of the CLIP text encoder on one caption, which is always padded to all its tokens."""
+    text_config = CLIPTextConfig(**config)
+    with torch.device("meta"):
+        encoder = CLIPTextModel(text_config).eval()
+        tokens = torch.zeros(1, text_config.max_position_embeddings, dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoder(input_ids=tokens)
+    return int(counter.get_total_flops() // 2)
+
+
+def step_flops(teacher_macs: int, student_macs: int) -> int:
+    """Useful FLOPs of a distillation step for each image: 2 x (teacher + 3 x student), as a forward
+    of either costs two FLOPs a MAC and the student's backward twice its forward.
+
+    Model FLOPs utilisation (MFU) is counted in these. Not in it: the second forward of gradient
+    checkpointing, VAE and text encoder (their results can be cached), losses, optimiser and EMA.
+    """
+    return 2 * (teacher_macs + 3 * student_macs)
