@@ -1,4 +1,4 @@
-"""The one exception that means: the user must change something."""
+"""The exceptions that a command ends with: the user must change something, or others have gone."""
 
 import errno
 from collections.abc import Iterator
@@ -13,6 +13,14 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         # torch raises a loader process's error again with its whole traceback as the message.
         super().__init__(message.rpartition("bksdm.errors.InputError: ")[2])
+
+
+class ToldElsewhereError(InputError):
+    """The same, in a process that need not say it: another one does."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has gone, or did not come."""
 
 
 def of_the_disk(error: OSError) -> str | None:

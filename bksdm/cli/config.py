@@ -3,10 +3,12 @@ node.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,6 +38,36 @@ def built(node: DictConfig, kind: type[T], **extra: Any) -> T:
     if not isinstance(result, kind):
         raise InputError(f"settings {OmegaConf.to_container(node)} make no {kind.__name__}")
     return result
+
+
+def task_overrides() -> list[str]:
+    """What was given on the command line, to give it again to other processes."""
+    given = HydraConfig.get().overrides.task
+    return [item for item in given if not item.lstrip("+~").startswith("launcher")]
+
+
+def logger_of(config: DictConfig) -> Callable[[], Any] | None:
+    """Makes the logger that is wanted beside metrics.csv and TensorBoard, if any.
+
+    Raises:
+        InputError: its package is not installed.
+    """
+    node = config.logger.extra
+    if node is None:
+        return None
+
+    def make() -> Any:
+        try:
+            return hydra.utils.instantiate(node, _convert_="all")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                raise InputError(
+                    f"logger.extra={node._target_}: {error.__cause__}; install it, e.g."
+                    " pip install 'bksdm[wandb]', or use logger=files"
+                ) from error
+            raise
+
+    return make
 
 
 def number(config: DictConfig, name: str, *, least: int) -> int:

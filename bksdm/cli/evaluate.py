@@ -15,7 +15,7 @@ from bksdm.evaluation.report import shapes_tables
 from bksdm.evaluation.shapes import Reference, ShapesProtocol, ShapesResult, evaluate_shapes
 from bksdm.export.pipeline import assemble, best_device
 from bksdm.models.teacher import Teacher
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
 
 
 def run(config: DictConfig) -> int:

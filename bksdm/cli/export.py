@@ -10,7 +10,7 @@ from bksdm.export.pipeline import export_student
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
 from bksdm.training.checkpoint import load_student
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
 
 
 def run(config: DictConfig) -> int:

@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bksdm import __version__
-from bksdm.errors import InputError, of_the_disk
+from bksdm.errors import InputError, LostProcessError, ToldElsewhereError, of_the_disk
+from bksdm.processes import this_process
 
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
@@ -65,11 +66,19 @@ def main() -> int:
         return _run(verb, follow_teacher(verb, overrides))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except ToldElsewhereError:
+        return 2
+    except LostProcessError as error:
+        _refuse(f"bksdm {verb}: {error}")
+        sys.stdout.flush()
+        os._exit(1)  # whatever else would end in order waits for the lost one
     except Exception as error:
         line = _explanation(error, verb)
         if line is None:
             raise
-        return _refuse(f"bksdm {verb}: {line}")
+        process = this_process()
+        who = "" if process.first else f" (process {process.rank})"
+        return _refuse(f"bksdm {verb}{who}: {line}")
 
 
 def _run(verb: str, overrides: list[str]) -> int:
@@ -167,7 +176,7 @@ def _explanation(error: BaseException, verb: str) -> str | None:
     if any(type(link).__name__ == "OutOfMemoryError" for link in chain):
         return (
             "the GPU's memory is full; use a smaller data.batch_size (data.global_batch stays), or "
-            "method.gradient_checkpointing=true"
+            "speed.gradient_checkpointing=true"
         )
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
         return _of_setting(_one_line(error), verb)

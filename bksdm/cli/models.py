@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from bksdm.errors import InputError
 from bksdm.export.pipeline import load_pipeline
 from bksdm.models.source import embedded_folder
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
 
 
 def named_pipeline(name: str) -> StableDiffusionPipeline:

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ import yaml
 from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
 
-from bksdm.cli.config import built, differing_keys, optional_number, plain
+from bksdm.cli.config import (
+    built,
+    differing_keys,
+    logger_of,
+    optional_number,
+    plain,
+    task_overrides,
+)
 from bksdm.cli.evaluate import compare_models
+from bksdm.cli.start import start_processes
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling
@@ -25,12 +34,19 @@ from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
 from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
 from bksdm.surgery.plan import BlockPlan
-from bksdm.training.checkpoint import Checkpoints, load_student
+from bksdm.training.checkpoint import load_student, read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
+from bksdm.training.folder import RunFolder
 from bksdm.training.optim import OptimizerSettings
-from bksdm.training.run import RunFolder, TrainerSettings, fit, steps_done
+from bksdm.training.peers import Peers, joined
+from bksdm.training.run import Start, check_start, fit, start_of
 from bksdm.training.samples import SampleGrid
+from bksdm.training.saving import CheckpointSettings
+from bksdm.training.signals import Signals
+from bksdm.training.slurm import job_id, requeue_after
+from bksdm.training.speed import SpeedSettings
+from bksdm.training.trainer import TrainerSettings
 
 # What may change between start and resume: it changes where and how fast a run goes, not what it
 # computes.
@@ -51,10 +67,17 @@ FREE = frozenset(
         "trainer.accelerator",
         "trainer.devices",
         "trainer.num_nodes",
-        "trainer.strategy",
+        "trainer.timeout_minutes",
+        "trainer.peak_tflops",
         "trainer.log_every_n_steps",
         "trainer.validate_every_n_steps",
-        "method.gradient_checkpointing",
+        "speed.channels_last",
+        "speed.compile",
+        "speed.attention",
+        "speed.gradient_checkpointing",
+        "speed.allreduce",
+        "attention",
+        "logger",
     }
 )
 _PACKAGES = ("bksdm", "torch", "diffusers", "transformers", "pytorch-lightning")
@@ -63,25 +86,58 @@ _PACKAGES = ("bksdm", "torch", "diffusers", "transformers", "pytorch-lightning")
 def run(config: DictConfig) -> int:
     """Cut, distil, export, evaluate; each part is skipped if it is done."""
     settings = built(config.trainer, TrainerSettings)
+    process = this_process()
+    count = settings.to_start(process)
+    if count > 1:
+        return start_processes(["train", *task_overrides()], count=count)
     folder = RunFolder(Path(config.runs_dir) / config.name)
+    with Signals() as signals:
+        try:
+            with joined(process, gpu=settings.gpu, minutes=settings.timeout_minutes) as peers:
+                return _run(config, settings, folder=folder, signals=signals, peers=peers)
+        finally:
+            # All processes have saved, or had nothing to save.
+            if signals.received is not None and process.first:
+                told = requeue_after(signals.received)
+                if told:
+                    print(told, flush=True)
+
+
+def _run(
+    config: DictConfig,
+    settings: TrainerSettings,
+    *,
+    folder: RunFolder,
+    signals: Signals,
+    peers: Peers,
+) -> int:
     values = plain(config)
-    check_same_run(folder, values)
+    start = peers.decided(lambda: _start(folder, values))
     source, plan = built(config.teacher, TeacherSource), built(config.student, BlockPlan)
-    done = steps_done(folder)
     if (
-        done >= settings.max_steps
+        start.steps >= settings.max_steps
         and folder.student.exists()
         and (folder.results.exists() or not config.protocol)
     ):
-        print(f"{folder.path} is finished: {done} steps; student in {folder.student}")
+        _say(peers, f"{folder.path} is finished: {start.steps} steps; student in {folder.student}")
         return 0
     teacher = load_teacher(source)
-    if done < settings.max_steps:
-        code = _distil(config, values, teacher, plan, settings=settings, folder=folder)
-        if code:
-            return code
-    if not this_process().first:
-        return 0
+    if start.steps < settings.max_steps:
+        _distil(config, values, teacher, plan, settings, start, folder, signals, peers)
+        if signals.received is not None:
+            return 128 + signals.received
+    if peers.process.first:
+        _finish(config, teacher, plan, folder)
+    return 0
+
+
+def _start(folder: RunFolder, values: dict[str, Any]) -> Start:
+    check_same_run(folder, values)
+    return start_of(folder)
+
+
+def _finish(config: DictConfig, teacher: Teacher, plan: BlockPlan, folder: RunFolder) -> None:
+    """Export the averaged student, and evaluate it."""
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(folder.checkpoint)
     export_student(teacher, student, folder.student)
@@ -96,7 +152,11 @@ def run(config: DictConfig) -> int:
     grids = sorted(folder.samples.glob("step_*.png"))
     if grids:
         print(f"picture: {grids[-1]}")
-    return 0
+
+
+def _say(peers: Peers, text: str) -> None:
+    if peers.process.first:
+        print(text, flush=True)
 
 
 def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
@@ -131,10 +191,12 @@ def _distil(
     values: dict[str, Any],
     teacher: Teacher,
     plan: BlockPlan,
-    *,
     settings: TrainerSettings,
+    start: Start,
     folder: RunFolder,
-) -> int:
+    signals: Signals,
+    peers: Peers,
+) -> None:
     data = built(
         config.data,
         ShardDataModule,
@@ -142,7 +204,7 @@ def _distil(
         teacher=teacher,
         resolution=_resolution(config, teacher, plan),
     )
-    data.accumulation(settings.world)
+    data.accumulation(peers.process.world)
     module = _module(config, teacher, plan, data)
     ema = Ema(decay=config.ema_decay)
     samples = SampleGrid(
@@ -152,36 +214,56 @@ def _distil(
         every_n_steps=config.samples.every_n_steps,
         before=lambda: cut(teacher, plan, init=config.method.init, seed=config.seed),
         ema=ema,
+        peers=peers,
     )
-    checkpoints = Checkpoints(folder.checkpoint, **plain(config.checkpoint))
-    # Last, so that a refused run leaves nothing behind.
-    folder.write_config(yaml.safe_dump(values, sort_keys=False))
-    if this_process().first:
-        print(_headline(data, settings, folder))
-    begin = time.monotonic()
-    received = fit(
-        module, data, settings, folder=folder, ema=ema, samples=samples, checkpoints=checkpoints
-    )
-    if not this_process().first:
-        return 0 if received is None else 128 + received
-    if received is None:
+    checkpoints = built(config.checkpoint, CheckpointSettings)
+    accept = data.accept_changed
+    peers.decided(lambda: check_start(start, module, accept_changed=accept))
+    with ExitStack() as claim:
+        # Last, so that a refused run leaves nothing behind.
+        peers.decided(lambda: _claim(claim, folder, values))
+        _say(peers, _headline(data, peers.process.world, start, folder, settings.max_steps))
+        begin = time.monotonic()
+        fit(
+            module,
+            data,
+            settings,
+            start=start,
+            folder=folder,
+            ema=ema,
+            samples=samples,
+            checkpoints=checkpoints,
+            signals=signals,
+            peers=peers,
+            logger=logger_of(config),
+        )
+    if signals.received is None:
         minutes, seconds = divmod(round(time.monotonic() - begin), 60)
-        print(f"distilled in {minutes} min {seconds:02d} s")
-        return 0
-    print(
-        f"saved {folder.checkpoint} at step {steps_done(folder)} after {received.name}; "
-        "the same command goes on"
+        _say(peers, f"distilled in {minutes} min {seconds:02d} s")
+    elif peers.process.first:
+        steps = read_checkpoint(folder.checkpoint)["global_step"]
+        _say(
+            peers,
+            f"saved {folder.checkpoint} at step {steps} after {signals.received.name};"
+            " the same command goes on",
+        )
+
+
+def _claim(claim: ExitStack, folder: RunFolder, values: dict[str, Any]) -> None:
+    claim.enter_context(folder.claimed(seconds=60 if job_id() else 0))
+    folder.write_config(yaml.safe_dump(values, sort_keys=False))
+
+
+def _headline(
+    data: ShardDataModule, world: int, start: Start, folder: RunFolder, max_steps: int
+) -> str:
+    begin = (
+        f"resuming at step {start.steps} from {start.checkpoint}" if start.steps else "from step 0"
     )
-    return 128 + received
-
-
-def _headline(data: ShardDataModule, settings: TrainerSettings, folder: RunFolder) -> str:
-    done = steps_done(folder)
-    start = f"resuming at step {done} from {folder.checkpoint}" if done else "from step 0"
-    micro = f"{settings.world} x {data.batch_size} x {data.accumulation(settings.world)}"
+    micro = f"{world} x {data.batch_size} x {data.accumulation(world)}"
     return (
         f"{folder.path}: {data.description}; batch {data.global_batch} (processes x batch_size x"
-        f" accumulation: {micro}); {start} of {settings.max_steps}"
+        f" accumulation: {micro}); {begin} of {max_steps}"
     )
 
 
@@ -198,7 +280,7 @@ def _module(
         normalise_features=method.normalise_features,
         min_snr_gamma=method.min_snr_gamma,
         gradient_clip=method.gradient_clip,
-        gradient_checkpointing=method.gradient_checkpointing,
+        speed=built(config.speed, SpeedSettings),
         identity={
             "plan": plan.to_json(),
             "student_config": student_config(teacher.unet.config, plan),

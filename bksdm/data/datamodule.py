@@ -109,6 +109,8 @@ class ShardDataModule(pl.LightningDataModule):
         )
         self.global_batch = global_batch
         self.batch_size = batch_size
+        self.seed = seed
+        self.resolution = resolution
         self.max_bad_fraction = max_bad_fraction
         self.accept_changed = accept_changed
         self._loading = Loading(workers, start_method)
@@ -198,6 +200,12 @@ class ShardDataModule(pl.LightningDataModule):
             InputError: the global batch is no multiple of what all processes take at once.
         """
         return accumulation(self.global_batch, batch=self.batch_size, world=world)
+
+    def samples_of(self, step: int) -> list[str]:
+        """ "shard/key" of the samples of an optimiser step, by global position; a stream knows none
+        of them afterwards.
+        """
+        return self._training.samples_of(step)
 
     def train_dataloader(self) -> DataLoader[TextImageBatch]:
         """The remaining micro-batches of the run, for this process."""

@@ -101,6 +101,13 @@ class ExactTraining:
             "training": self.index.record(),
         }
 
+    def samples_of(self, step: int) -> list[str]:
+        """ "shard/key" of an optimiser step's samples, by global position."""
+        batch = self.order.global_batch
+        found = [self.order.sample(step * batch + place) for place in range(batch)]
+        reader = self.dataset.reader
+        return [f"{self.index.shards[shard].name}/{reader.key(shard, row)}" for shard, row in found]
+
     def loader(self, share: Share, loading: Loading) -> DataLoader[TextImageBatch]:
         """The micro-batches of a process's share of the run."""
         return loading.loader(self.dataset, batch_sampler=Batches(self.order, share))

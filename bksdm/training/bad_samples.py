@@ -6,13 +6,12 @@ from collections import Counter
 from typing import Any, Final
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from scipy.stats import binom
 
 from bksdm.batch import Fault, TextImageBatch
 from bksdm.errors import InputError
-from bksdm.processes import this_process
 from bksdm.training.distill import Distillation
+from bksdm.training.peers import Peers
 from bksdm.training.steps import StepCallback
 
 log = logging.getLogger(__name__)
@@ -31,9 +30,13 @@ class BadSamples(StepCallback):
         max_fraction: share of bad samples above which the run stops.
         every_n_steps: how often processes compare their counts; one process looks at every step.
         global_batch: samples an optimiser step.
+        peers: the processes.
     """
 
-    def __init__(self, *, max_fraction: float, every_n_steps: int, global_batch: int) -> None:
+    def __init__(
+        self, *, max_fraction: float, every_n_steps: int, global_batch: int, peers: Peers
+    ) -> None:
+        self.peers = peers
         self.max_fraction = max_fraction
         self.every_n_steps = every_n_steps
         self.global_batch = global_batch
@@ -47,11 +50,7 @@ class BadSamples(StepCallback):
 
     def totals(self) -> Counter[Key]:
         """Bad samples by shard and reason, over all processes. All must call it together."""
-        gathered: list[Any] = [self._own]
-        if dist.is_available() and dist.is_initialized():
-            gathered = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, self._own)
-        return sum(gathered, Counter(self._before))
+        return sum(self.peers.gathered(self._own), Counter(self._before))
 
     def on_train_batch_end(
         self,
@@ -107,7 +106,7 @@ class BadSamples(StepCallback):
         bad = totals.total()
         if bad > self._said and time.monotonic() - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said, self._said_at = bad, time.monotonic()
-            if this_process().first:
+            if self.peers.process.first:
                 said = described(totals, seen=seen, example=self._example)
                 log.warning("%s; others stood in", said)
         if bad and binom.sf(bad - 1, seen, self.max_fraction) < SIGNIFICANCE:

@@ -1,30 +1,29 @@
-"""Checkpoints that survive: written at intervals, at a signal and at the end, always at a step
-boundary and atomically.
+"""Checkpoint files: written whole or not at all, read with `weights_only=True`, and never the only
+copy: the last but one stays beside the last.
 
 A checkpoint holds student, average, optimiser, plan, teacher id, data fingerprint and versions:
-tensors and plain values only, so that it loads with `weights_only=True`. Never a teacher tensor.
+tensors and plain values. Never a teacher tensor.
 """
 
-import math
+import logging
 import os
 import pickle
-import signal
-import time
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from diffusers import UNet2DConditionModel
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bksdm.errors import InputError
-from bksdm.training.distill import Distillation
-from bksdm.training.steps import StepCallback
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+log = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,93 +44,90 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        if target.name == LAST and target.exists():
+            target.replace(target.with_name(PREVIOUS))
         temporary.replace(target)
 
 
-class Checkpoints(StepCallback):
-    """Replaces `last` every `every_n_steps`, at the end, and when a signal comes, which also ends
-    the run.
+class BackgroundCheckpointIO(AtomicCheckpointIO):
+    """The same in a thread: training goes on as soon as the tensors are copied to the CPU's memory.
 
-    It must be the last callback, so that it saves what the others have done.
-
-    Attributes:
-        received: the signal that ended the run, or None. A second Ctrl-C stops at once, without
-            saving.
+    One checkpoint is written at a time. What goes wrong is raised by the next one, or at the end.
     """
 
-    def __init__(
-        self,
-        last: Path,
-        *,
-        every_n_steps: int,
-        every_minutes: float = math.inf,
-        keep_every_n_steps: int = 0,
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        if every_n_steps < 1 or keep_every_n_steps < 0:
-            raise InputError(
-                f"checkpoint.every_n_steps={every_n_steps},"
-                f" keep_every_n_steps={keep_every_n_steps}: expected at least 1 and at least 0"
-            )
-        self.last = last
-        self.every_n_steps = every_n_steps
-        self.every_minutes = every_minutes
-        self.keep_every_n_steps = keep_every_n_steps
-        self.received: signal.Signals | None = None
-        self._saved_at, self._saved_step = time.monotonic(), 0
-        self._previous: dict[signal.Signals, Any] = {}
+        """Copy now, write later."""
+        self._wait()
+        copied = apply_to_collection(
+            checkpoint, torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True)
+        )
+        write = super().save_checkpoint
+        self._writing = self._writer.submit(write, copied, path, storage_options)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over from the default signal handlers, and from Lightning's."""
-        del pl_module
-        self._saved_step = trainer.global_step
-        self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+    def remove_checkpoint(self, path: Any) -> None:
+        """After what is being written: it may be that."""
+        self._wait()
+        super().remove_checkpoint(path)
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
-        """Save if it is time."""
-        del module
-        step = trainer.global_step
-        late = time.monotonic() - self._saved_at > 60 * self.every_minutes
-        last = step == trainer.max_steps
-        stop = self.received is not None
-        if trainer.world_size > 1:  # saving is a thing of all processes, and so is stopping
-            decide = trainer.strategy.reduce_boolean_decision
-            late, stop = decide(late, all=False), decide(stop, all=False)
-        if late or last or step % self.every_n_steps == 0 or stop:
-            self._save(trainer)
-        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
-            trainer.save_checkpoint(self.last.with_name(f"step_{step}.ckpt"))
-        if stop:
-            trainer.should_stop = True
+    def teardown(self) -> None:
+        """The last one is on disk when this returns."""
+        self._wait()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Keep the steps that are done when the data ends the run: a shard that has gone, a full
-        disk. With several processes the others would have to save, too, and do not know.
-        """
-        del pl_module
-        ours = isinstance(exception, InputError)
-        if ours and trainer.world_size == 1 and trainer.global_step > self._saved_step:
-            self._save(trainer)
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
-    def _save(self, trainer: pl.Trainer) -> None:
-        for logger in trainer.loggers:
-            logger.save()  # what a resumed run will not log again
-        trainer.save_checkpoint(self.last)
-        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        del trainer, pl_module, stage
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+def checkpoint_io(*, background: bool) -> AtomicCheckpointIO:
+    """How checkpoints are written."""
+    return BackgroundCheckpointIO() if background else AtomicCheckpointIO()
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+
+def newest_checkpoint(last: Path) -> Path | None:
+    """The checkpoint that a run goes on from: the last, or the one before if that is damaged, which
+    is put aside. None without any.
+
+    All of a file is read, against the checksums in it. One process alone must do so.
+
+    Raises:
+        InputError: neither can be read.
+    """
+    there = [path for path in (last, last.with_name(PREVIOUS)) if path.exists()]
+    for older, path in enumerate(there, start=1):
+        try:
+            read_checkpoint(path)
+            _check_sums(path)
+        except InputError as error:
+            if older == len(there):
+                raise
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            log.warning("%s; going on from %s, and keeping it as %s", error, there[older], aside)
+            continue
+        return path
+    return None
+
+
+def _check_sums(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise _unreadable(path, f"wrong checksum of {damaged}")
+
+
+def _unreadable(path: Path, why: str) -> InputError:
+    return InputError(
+        f"checkpoint {path} cannot be read ({why}); restore it from a copy, or move it away to"
+        " begin again"
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -154,10 +150,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         TypeError,
         ValueError,
     ) as error:
-        raise InputError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); restore it from a copy, or"
-            " move it away to begin again"
-        ) from error
+        raise _unreadable(path, type(error).__name__) from error
     return content
 
 

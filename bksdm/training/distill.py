@@ -3,7 +3,9 @@ section.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final
 
 import pytorch_lightning as pl
 import torch
@@ -12,12 +14,15 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bksdm.batch import NoisyBatch, Prediction, TextImageBatch
+from bksdm.batch import NoisyBatch, TextImageBatch
 from bksdm.diffusion import Diffusion, sample_randomness
 from bksdm.losses.distill import LossTerms, LossWeights, distillation_terms
-from bksdm.models.features import tap
 from bksdm.models.teacher import Teacher
 from bksdm.training.optim import OptimizerSettings, clip_gradients
+from bksdm.training.predict import Predictor, compiled, predict
+from bksdm.training.speed import SpeedSettings
+
+TERMS: Final = ("task", "output_kd", "feature_kd", "loss")  # as `training_step` returns them
 
 
 class Distillation(pl.LightningModule):
@@ -33,7 +38,7 @@ class Distillation(pl.LightningModule):
         normalise_features: divide each feature error by the teacher's mean square there.
         min_snr_gamma: Min-SNR weighting of the task loss; None switches it off.
         gradient_clip: global gradient norm.
-        gradient_checkpointing: trade student compute for memory.
+        speed: how a step is computed.
         identity: plain values that a checkpoint carries and a resuming run must share (plan,
             teacher, data).
     """
@@ -49,7 +54,7 @@ class Distillation(pl.LightningModule):
         normalise_features: bool = False,
         min_snr_gamma: float | None = None,
         gradient_clip: float = 1.0,
-        gradient_checkpointing: bool = False,
+        speed: SpeedSettings = SpeedSettings(),  # noqa: B008 - frozen
         identity: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -64,8 +69,13 @@ class Distillation(pl.LightningModule):
         self.normalise_features = normalise_features
         self.min_snr_gamma = min_snr_gamma
         self.gradient_clip = gradient_clip
+        self.gradient_norm = torch.zeros(())  # before clipping, of the last optimiser step
+        self.speed = speed
         self.identity = identity or {}
-        if gradient_checkpointing:
+        self._compiled = ExitStack()
+        self._ask_teacher: Predictor = self._eager(teacher.unet, self.teacher_taps)
+        self._ask_student: Predictor = self._eager(student, self.student_taps)
+        if speed.gradient_checkpointing:
             student.enable_gradient_checkpointing()
 
     @property
@@ -74,9 +84,29 @@ class Distillation(pl.LightningModule):
         return self._held[0]
 
     def setup(self, stage: str) -> None:
-        """Move the teacher to this process's device."""
+        """Put teacher and student where and how the steps want them."""
         del stage
-        self.teacher.to(self.trainer.strategy.root_device)
+        self.prepare(self.trainer.strategy.root_device)
+
+    def prepare(self, device: torch.device) -> None:
+        """The teacher goes to the device, the student gets its layout; both are compiled if they
+        are to be, when they are first asked.
+        """
+        self._held = (self.speed.frozen(self.teacher, device),)
+        self.speed.lay_out(self.student)
+        teacher, student = self.teacher.unet, self.student
+        self._ask_teacher = self._eager(teacher, self.teacher_taps)
+        if self.speed.compile is not None:
+            graph = partial(compiled, mode=self.speed.compile)
+            self._ask_teacher = self._compiled.enter_context(graph(teacher, self.teacher_taps))
+            self._ask_student = self._compiled.enter_context(graph(student, self.student_taps))
+
+    def teardown(self, stage: str) -> None:
+        """Give the compiled graphs' hooks back."""
+        del stage
+        self._compiled.close()
+        self._ask_teacher = self._eager(self.teacher.unet, self.teacher_taps)
+        self._ask_student = self._eager(self.student, self.student_taps)
 
     def noise(self, batch: TextImageBatch) -> NoisyBatch:
         """Encode pictures and captions, unless they are, and noise the latents to random
@@ -111,30 +141,38 @@ class Distillation(pl.LightningModule):
 
     def terms(self, batch: TextImageBatch) -> LossTerms:
         """Noise, teacher, student, losses."""
+        return self._terms(batch, self._ask_teacher, self._ask_student)
+
+    def _terms(
+        self, batch: TextImageBatch, ask_teacher: Predictor, ask_student: Predictor
+    ) -> LossTerms:
         noisy = self.noise(batch)
-        with torch.no_grad():
-            target = predict(self.teacher.unet, noisy, taps=self.teacher_taps)
-        guess = predict(self.student, noisy, taps=self.student_taps)
+        # What is bfloat16 already needs no autocast, which would compute its norms in float32.
+        cast = torch.is_autocast_enabled(self.device.type) and self.teacher.unet.dtype.itemsize > 2
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=cast):
+            target = ask_teacher(noisy)
+        guess = ask_student(noisy)
         return distillation_terms(guess, target, noisy, normalise_features=self.normalise_features)
 
-    def training_step(self, batch: TextImageBatch, batch_idx: int) -> Tensor:
-        """One micro-batch; returns the loss to minimise."""
+    def training_step(self, batch: TextImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One micro-batch: the loss to minimise, and all `TERMS`, which stay on the device until
+        somebody reads them (`telemetry`).
+        """
         del batch_idx
         terms = self.terms(batch)
         total = terms.total(self.weights)
-        self.log_dict(
-            {f"train/{name}": value.detach() for name, value in vars(terms).items()},
-            batch_size=len(batch),
-        )
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        return total
+        return {"loss": total, "terms": torch.stack([*vars(terms).values(), total]).detach()}
 
     def validation_step(self, batch: TextImageBatch, batch_idx: int) -> None:
-        """The same terms on the validation samples, whose noise never changes."""
+        """The same terms on the validation samples, whose noise never changes. Eager: their
+        batches are of several sizes, and each would be compiled.
+        """
         del batch_idx
-        terms = vars(self.terms(batch))
+        teacher = self._eager(self.teacher.unet, self.teacher_taps)
+        terms = self._terms(batch, teacher, self._eager(self.student, self.student_taps))
+        named = {**vars(terms), "loss": terms.total(self.weights)}
         self.log_dict(
-            {f"val/{name}": value for name, value in terms.items()},
+            {f"val/{name}": value for name, value in named.items()},
             batch_size=len(batch),
             sync_dist=True,
         )
@@ -149,7 +187,11 @@ class Distillation(pl.LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip the global norm."""
         del optimizer, args, kwargs
-        clip_gradients(self.student, self.gradient_clip)
+        self.gradient_norm = clip_gradients(self.student, self.gradient_clip)
+
+    def on_train_start(self) -> None:
+        """DistributedDataParallel is there now."""
+        self.speed.average_gradients(self.trainer.strategy.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Plan, teacher, data and versions go into the checkpoint."""
@@ -162,9 +204,6 @@ class Distillation(pl.LightningModule):
         for counts in (progress["total"], progress["current"]):
             counts |= {"ready": done, "started": done, "processed": done, "completed": done - 1}
 
-
-def predict(unet: UNet2DConditionModel, noisy: NoisyBatch, *, taps: Sequence[str]) -> Prediction:
-    """Run a U-Net and return its output with the outputs of the tapped modules, in their order."""
-    with tap(unet, taps) as seen:
-        sample = unet(noisy.latents, noisy.timesteps, noisy.text, return_dict=False)[0]
-    return Prediction(sample, tuple(seen[name] for name in taps))
+    @staticmethod
+    def _eager(unet: UNet2DConditionModel, taps: Sequence[str]) -> Predictor:
+        return partial(predict, unet, taps=taps)

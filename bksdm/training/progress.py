@@ -11,14 +11,24 @@ from tqdm import tqdm
 
 from bksdm.training.distill import Distillation
 from bksdm.training.steps import StepCallback
+from bksdm.training.telemetry import Telemetry
+
+# Word, and of the metric: name, scale, digits, unit.
+_SHOWN = {
+    "images/s": ("speed/images_per_second", 1, 1, ""),
+    "TFLOP/s": ("speed/tflops_per_device", 1, 2, ""),
+    "MFU": ("speed/mfu", 100, 1, "%"),
+    "waits for data": ("speed/data_wait", 100, 0, "%"),
+    "loss": ("train/loss", 1, 4, ""),
+}
 
 
 class Progress(StepCallback):
     """A tqdm bar over optimiser steps; without a terminal its line is printed every `seconds`."""
 
-    def __init__(self, *, seconds: float, global_batch: int) -> None:
+    def __init__(self, *, seconds: float, telemetry: Telemetry) -> None:
         self.seconds = seconds
-        self.global_batch = global_batch
+        self.telemetry = telemetry
         self.interactive = sys.stdout.isatty()
         self._bar: tqdm[Any] | None = None
         self._first = 0
@@ -49,17 +59,21 @@ class Progress(StepCallback):
         if now - self._printed < self.seconds and trainer.global_step < trainer.max_steps:
             return
         self._printed = now
-        rate = (trainer.global_step - self._first) / max(now - self._begin, 1e-9)
-        loss = trainer.callback_metrics.get("train/loss")
-        shown = {"images/s": f"{rate * self.global_batch:.1f}"}
-        if loss is not None:
-            shown["loss"] = f"{loss.item():.4f}"
+        known = self.telemetry.shown
+        shown = {
+            word: f"{known[name] * scale:.{digits}f}{unit}"
+            for word, (name, scale, digits, unit) in _SHOWN.items()
+            if name in known
+        }
         if self._bar is not None:
             self._bar.set_postfix(shown)
             return
+        # Of the whole session, validation and saving included: what a user waits for.
+        rate = (trainer.global_step - self._first) / max(now - self._begin, 1e-9)
         left = tqdm.format_interval((trainer.max_steps - trainer.global_step) / max(rate, 1e-9))
-        words = ", ".join(f"{name} {value}" for name, value in shown.items())
-        line = f"step {trainer.global_step}/{trainer.max_steps}, {words}, {left} left"
+        words = [f"{name} {value}" for name, value in shown.items()]
+        step = f"step {trainer.global_step}/{trainer.max_steps}"
+        line = ", ".join([step, *words, f"{left} left"])
         print(line, flush=True)  # noqa: T201
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

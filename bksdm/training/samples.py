@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from diffusers import UNet2DConditionModel
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -17,6 +18,7 @@ from bksdm.evaluation.prompts import Prompt
 from bksdm.export.pipeline import assemble
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
+from bksdm.training.peers import Peers
 from bksdm.training.steps import StepCallback
 
 
@@ -32,6 +34,7 @@ class SampleGrid(StepCallback):
         every_n_steps: int,
         before: Callable[[], UNet2DConditionModel],
         ema: Ema,
+        peers: Peers,
     ) -> None:
         self.folder = folder
         self.prompts = prompts
@@ -39,17 +42,18 @@ class SampleGrid(StepCallback):
         self.every_n_steps = every_n_steps
         self.before = before
         self.ema = ema
+        self.peers = peers
         self._fixed: dict[str, list[Tensor]] = {}
 
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """Draw at each multiple of the interval, and at the end."""
         step = trainer.global_step
         due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
-        if due and trainer.is_global_zero:
+        if due:
             self.draw(trainer, module)
 
-    def draw(self, trainer: pl.Trainer, module: Distillation) -> Path:
-        """Draw the grid of the averaged student as it is now."""
+    def draw(self, trainer: pl.Trainer, module: Distillation) -> None:
+        """Draw the grid of the averaged student as it is now; the processes share the prompts."""
         if not self._fixed:
             before = self.before().to(module.device).eval()
             self._fixed = {
@@ -60,6 +64,8 @@ class SampleGrid(StepCallback):
         with self.ema.applied(module.student):
             now = self._images(module, module.student)
         module.student.train()
+        if not self.peers.process.first:
+            return
         sheet = grid(self._fixed | {"student now": now}, [prompt.text for prompt in self.prompts])
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:06d}.png"
@@ -69,8 +75,13 @@ class SampleGrid(StepCallback):
                 logger.experiment.add_image(
                     "samples", np.asarray(sheet), trainer.global_step, dataformats="HWC"
                 )
-        return path
 
     def _images(self, module: Distillation, unet: UNet2DConditionModel) -> list[Tensor]:
         pipeline = assemble(module.teacher, unet)
-        return [image.pixels for image in generate(pipeline, self.prompts, self.sampling)]
+        world = self.peers.process.world
+        mine = self.prompts[self.peers.process.rank :: world]
+        frozen = module.teacher.unet.dtype  # of the text states, too, which a float32 U-Net gets
+        with torch.autocast(module.device.type, dtype=frozen, enabled=unet.dtype != frozen):
+            drawn = [image.pixels for image in generate(pipeline, mine, self.sampling)]
+        shares = self.peers.gathered(drawn)
+        return [shares[i % world][i // world] for i in range(len(self.prompts))]

@@ -25,7 +25,7 @@ def test_any_stable_diffusion_folder_goes_through_all_commands(
         "samples.prompts=[a red circle]",
     ]
     assert (
-        run_cli(*arguments, *sampling, f"student={student}", "method.gradient_checkpointing=true")
+        run_cli(*arguments, *sampling, f"student={student}", "speed.gradient_checkpointing=true")
         == 0
     )
     run = tmp_path / "runs" / f"tiny-{student}"

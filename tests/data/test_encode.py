@@ -29,7 +29,7 @@ from bksdm.errors import InputError
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import Process
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
 from tests.data.hostile import bomb, good, png, write_tar
 
 Cli = Callable[..., int]

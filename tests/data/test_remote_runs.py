@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bksdm.training.checkpoint import read_checkpoint
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
 from tests.data.servers import Nginx, flaky_proxy
 
 Cli = Callable[..., int]

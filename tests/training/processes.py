@@ -9,7 +9,7 @@ from pathlib import Path
 def torchrun(arguments: list[str], cwd: Path, *, code: int = 0) -> str:
     """Run `bksdm` on two gloo processes; returns what they said on stderr."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--standalone", "-m", "bksdm.cli.main", *arguments, "trainer.devices=2"]
+    command += ["--standalone", "-m", "bksdm.cli.main", *arguments]
     done = subprocess.run(
         command,
         cwd=cwd,

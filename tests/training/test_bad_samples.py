@@ -6,18 +6,25 @@ from pathlib import Path
 import pytest
 
 from bksdm.errors import InputError
+from bksdm.processes import Process
 from bksdm.training.bad_samples import BadSamples, described
 from bksdm.training.checkpoint import read_checkpoint
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
+from bksdm.training.peers import Peers
 from tests.data.hostile import good, write_tar
 from tests.training.processes import torchrun
 
 Cli = Callable[..., int]
 
 
+ALONE = Peers(Process())
+
+
 def compare(bad: int, seen: int, limit: float) -> None:
     counts = Counter({("b.tar", "no caption"): bad}) if bad else Counter()
-    BadSamples(max_fraction=limit, every_n_steps=1, global_batch=1).compare(counts, seen=seen)
+    BadSamples(max_fraction=limit, every_n_steps=1, global_batch=1, peers=ALONE).compare(
+        counts, seen=seen
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,16 +52,16 @@ def test_the_worst_shard_is_named() -> None:
 
 
 def test_a_warning_comes_once_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    callback = BadSamples(max_fraction=1.0, every_n_steps=1, global_batch=1)
+    callback = BadSamples(max_fraction=1.0, every_n_steps=1, global_batch=1, peers=ALONE)
     for bad in range(1, 6):
         callback.compare(Counter({("a.tar", "x"): bad}), seen=100)
     assert caplog.text.count("others stood in") == 1
 
 
 def test_counts_go_on_after_a_resume() -> None:
-    first = BadSamples(max_fraction=1.0, every_n_steps=1, global_batch=1)
+    first = BadSamples(max_fraction=1.0, every_n_steps=1, global_batch=1, peers=ALONE)
     first._own = Counter({("a.tar", "x"): 3})
-    second = BadSamples(max_fraction=1.0, every_n_steps=1, global_batch=1)
+    second = BadSamples(max_fraction=1.0, every_n_steps=1, global_batch=1, peers=ALONE)
     second.load_state_dict(first.state_dict())
     second._own = Counter({("a.tar", "x"): 1})
     assert second.totals() == Counter({("a.tar", "x"): 4})

@@ -8,9 +8,12 @@ from bksdm.losses.distill import LossTerms, LossWeights
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.blocks import feature_pairs, remove_blocks
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
-from bksdm.training.distill import Distillation, predict
+from bksdm.training.distill import Distillation
 from bksdm.training.optim import OptimizerSettings
+from bksdm.training.predict import predict
+from bksdm.training.speed import SpeedSettings
 
+SAVING = SpeedSettings(gradient_checkpointing=True)
 ADAMW = OptimizerSettings(
     lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule="constant", warmup_steps=0
 )
@@ -54,7 +57,8 @@ def test_every_tapped_feature_carries_a_gradient(
     teacher: Teacher, plan: BlockPlan, checkpointing: str
 ) -> None:
     """The reference's Tiny taps inside a checkpointed transformer: no gradient there."""
-    distillation = module(teacher, plan, gradient_checkpointing=checkpointing == "on")
+    speed = SAVING if checkpointing == "on" else SpeedSettings()
+    distillation = module(teacher, plan, speed=speed)
     prediction = predict(
         distillation.student, distillation.noise(batch(teacher)), taps=distillation.student_taps
     )
@@ -68,7 +72,7 @@ def test_every_tapped_feature_carries_a_gradient(
 
 @pytest.mark.parametrize("plan", [SMALL, TINY])
 def test_gradient_checkpointing_changes_no_gradient(teacher: Teacher, plan: BlockPlan) -> None:
-    plain, saving = module(teacher, plan), module(teacher, plan, gradient_checkpointing=True)
+    plain, saving = module(teacher, plan), module(teacher, plan, speed=SAVING)
     expected, found = (gradients(m, m.terms(batch(teacher))) for m in (plain, saving))
     assert expected.keys() == found.keys()
     for name, grad in expected.items():

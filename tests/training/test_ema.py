@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 
 from bksdm.training.checkpoint import load_student, read_checkpoint
-from bksdm.training.run import RunFolder
+from bksdm.training.folder import RunFolder
 
 Cli = Callable[..., int]
 

@@ -1,5 +1,6 @@
 """A run that is interrupted, in any way, ends as one that is not."""
 
+import csv
 import os
 import shutil
 import signal
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from bksdm.training.checkpoint import Checkpoints, load_student, read_checkpoint
-from bksdm.training.run import RunFolder, _metrics_until
+from bksdm.training.checkpoint import load_student, read_checkpoint
+from bksdm.training.folder import RunFolder
+from bksdm.training.loggers import metrics_until
+from bksdm.training.saving import Checkpoints
 from tests.training.processes import torchrun
 
 Cli = Callable[..., int]
@@ -130,11 +133,21 @@ def test_resume_at_a_step_with_other_workers_and_micro_batches(
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+def measured(path: Path) -> list[list[tuple[str, str]]]:
+    """The rows of metrics.csv, but for what the clock says."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return sorted(
+        [(name, value) for name, value in row.items() if value and "speed/" not in name]
+        for row in rows
+    )
+
+
 def test_metrics_survive_a_resume(
     run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
 ) -> None:
     folder = RunFolder(whole)
-    before = folder.metrics.read_text().splitlines()
+    before = measured(folder.metrics)
     kept = read_checkpoint(folder.checkpoint)
     assert kept["global_step"] == 4
     arguments = [*tiny_run, "name=other", "checkpoint.keep_every_n_steps=2"]
@@ -143,7 +156,7 @@ def test_metrics_survive_a_resume(
     other.checkpoint.unlink()
     (other.checkpoint.parent / "step_2.ckpt").rename(other.checkpoint)
     assert run_cli(*arguments) == 0
-    assert sorted(other.metrics.read_text().splitlines()) == sorted(before)
+    assert measured(other.metrics) == before
 
 
 def test_metrics_survive_a_kill_while_they_are_rewritten(
@@ -151,12 +164,12 @@ def test_metrics_survive_a_kill_while_they_are_rewritten(
 ) -> None:
     del run_cli, tiny_run
     folder = RunFolder(whole)
-    rows = _metrics_until(folder, 4)
+    rows = metrics_until(folder.metrics, 4)
     assert [row["step"] for row in rows]
     folder.metrics.unlink()
-    assert _metrics_until(folder, 4) == rows
+    assert metrics_until(folder.metrics, 4) == rows
     folder.metrics.write_text("epoch,step\n0,")
-    assert _metrics_until(folder, 4) == rows
+    assert metrics_until(folder.metrics, 4) == rows
 
 
 def test_a_checkpoint_has_plain_types_and_no_teacher(whole: Path) -> None:
@@ -306,19 +319,48 @@ def test_two_processes_are_one_and_either_goes_on_for_the_other(
     assert_close(whole, tmp_path / "runs" / "two")
 
 
-def test_processes_that_were_not_started_are_said(
+def test_processes_that_nobody_started_are_started(
+    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
+) -> None:
+    assert run_cli(*tiny_run, "name=two", "trainer.devices=2", "data.batch_size=2") == 0
+    assert_close(whole, tmp_path / "runs" / "two")
+
+
+def test_other_nodes_are_not(
     run_cli: Cli, tiny_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_cli(*tiny_run, "name=two", "trainer.devices=2") == 2
-    assert "1 processes were started; start one process a device" in capsys.readouterr().err
+    assert run_cli(*tiny_run, "name=two", "trainer.num_nodes=2") == 2
+    assert "several nodes need torchrun or srun" in capsys.readouterr().err
 
 
-def test_a_corrupt_checkpoint_is_refused_and_kept(
+def damage(path: Path) -> bytes:
+    """Turn over one byte in the middle of a checkpoint's tensors."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    return bytes(content)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    run_cli: Cli, tiny_run: list[str], whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(whole)
+    expected = load_student(folder.checkpoint).state_dict()
+    content = damage(folder.checkpoint)
+    assert run_cli(*tiny_run, "name=whole") == 0
+    assert "wrong checksum" in caplog.text
+    assert folder.checkpoint.with_suffix(".damaged").read_bytes() == content
+    assert read_checkpoint(folder.checkpoint)["global_step"] == 4
+    found = load_student(folder.checkpoint).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_two_damaged_checkpoints_are_refused_and_kept(
     run_cli: Cli, tiny_run: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = RunFolder(whole).checkpoint
-    content = path.read_bytes()[:-1000]
-    path.write_bytes(content)
+    content = damage(path.with_name("previous.ckpt"))
+    path.unlink()
     assert run_cli(*tiny_run, "name=whole") == 2
     assert "cannot be read" in capsys.readouterr().err
-    assert path.read_bytes() == content
+    assert path.with_name("previous.ckpt").read_bytes() == content

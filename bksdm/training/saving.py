@@ -1,0 +1,165 @@
+"""When a run is saved: at intervals, at the best validation, at a signal and at the end. Always at
+the end of an optimiser step, and after the validation that belongs to it.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+
+from bksdm.errors import InputError
+from bksdm.training.checkpoint import LAST
+from bksdm.training.distill import Distillation
+from bksdm.training.peers import Peers, raise_if_lost
+from bksdm.training.signals import Signals
+from bksdm.training.steps import StepCallback
+from bksdm.training.telemetry import Telemetry
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When to save, and what stays.
+
+    Attributes:
+        every_n_steps: `last` is replaced this often,
+        every_minutes: or this often.
+        keep_every_n_steps: copies that stay; 0 keeps none.
+        best: how many of the best by `metric` stay.
+        metric: a validation metric, the lower the better.
+        background: written by a thread, while training goes on.
+    """
+
+    every_n_steps: int
+    every_minutes: float
+    keep_every_n_steps: int
+    best: int
+    metric: str
+    background: bool
+
+    def __post_init__(self) -> None:
+        for name, least in (("every_n_steps", 1), ("keep_every_n_steps", 0), ("best", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"checkpoint.{name}={value}: expected a number, at least {least}")
+        if not isinstance(self.every_minutes, int | float) or self.every_minutes <= 0:
+            raise InputError(
+                f"checkpoint.every_minutes={self.every_minutes}: expected a number above 0"
+            )
+        if not isinstance(self.background, bool):
+            raise InputError(f"checkpoint.background={self.background}: expected true or false")
+        if self.metric not in METRICS:
+            raise InputError(
+                f"checkpoint.metric={self.metric}: expected one of {', '.join(METRICS)}"
+            )
+
+    def best_callback(self, folder: Path) -> list[ModelCheckpoint]:
+        """Keeps the best, if any are to be kept."""
+        if not self.best:
+            return []
+        return [
+            ModelCheckpoint(
+                folder,
+                filename="best_step_{step}",
+                auto_insert_metric_name=False,
+                monitor=self.metric,
+                save_top_k=self.best,
+                save_on_train_epoch_end=False,
+            )
+        ]
+
+
+METRICS = ("val/loss", "val/task", "val/output_kd", "val/feature_kd")
+
+
+class Checkpoints(StepCallback, Checkpoint):
+    """Replaces `last`, and ends the run after a signal. It must be the last callback, so that it
+    saves what the others have done.
+
+    Args:
+        folder: of the checkpoints.
+        settings: when.
+        validate_every_n_steps: a save that falls together with a validation comes after it.
+        signals: which ask the run to end.
+        peers: saving and stopping are things of all processes.
+        telemetry: which sees that the weights are numbers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: CheckpointSettings,
+        *,
+        validate_every_n_steps: int,
+        signals: Signals,
+        peers: Peers,
+        telemetry: Telemetry,
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.validate_every_n_steps = validate_every_n_steps
+        self.signals = signals
+        self.peers = peers
+        self.telemetry = telemetry
+        self._saved_at, self._saved_step = time.monotonic(), 0
+        self._after_validation = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What is saved is not saved again."""
+        del pl_module
+        self._saved_step = trainer.global_step
+
+    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+        """Save if it is time."""
+        del module
+        step = trainer.global_step
+        late = time.monotonic() - self._saved_at > 60 * self.settings.every_minutes
+        late, stop = self.peers.any(late, self.signals.received is not None)
+        due = late or step == trainer.max_steps or step % self.settings.every_n_steps == 0
+        validated_next = step % self.validate_every_n_steps == 0
+        self._after_validation = validated_next and (due or stop)
+        # After a signal there may be no time for a validation: first save, then see.
+        if stop or (due and not validated_next):
+            self._save(trainer)
+        keep = self.settings.keep_every_n_steps
+        if keep and step % keep == 0:
+            self.telemetry.check(trainer)
+            trainer.save_checkpoint(self.folder / f"step_{step}.ckpt")
+        if stop and not validated_next:
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what waited for it. A signal may have come meanwhile."""
+        del pl_module
+        (stop,) = self.peers.any(self.signals.received is not None)
+        if self._after_validation or stop:
+            self._save(trainer)
+        self._after_validation = False
+        if stop:
+            self._stop(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep the steps that are done when the data ends the run: a shard that has gone, a full
+        disk. With several processes the others would have to save, too, and do not know.
+        """
+        del pl_module
+        raise_if_lost(exception)  # past Lightning's teardown, which would wait for the GPU
+        if not isinstance(exception, InputError) or self.peers.group is not None:
+            return
+        sound = self.telemetry.losses.non_finite(self.peers) is None
+        if sound and trainer.global_step > self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.telemetry.check(trainer)
+        for logger in trainer.loggers:
+            logger.save()  # what a resumed run will not log again
+        trainer.save_checkpoint(self.folder / LAST)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        trainer.limit_val_batches = 0  # Lightning would validate once more
+        trainer.should_stop = True
