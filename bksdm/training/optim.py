@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule from settings."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
@@ -13,7 +14,10 @@ from bksdm.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW with a diffusers schedule; the defaults in `conf/optimizer/adamw.yaml` are BK-SDM's."""
+    """AdamW with a diffusers schedule; the defaults in `conf/optimizer/adamw.yaml` are BK-SDM's.
+
+    `fused` is torch's one-kernel step; None takes it where the weights lie on a GPU.
+    """
 
     lr: float
     betas: tuple[float, float]
@@ -21,6 +25,7 @@ class OptimizerSettings:
     weight_decay: float
     schedule: str
     warmup_steps: int
+    fused: bool | None = None
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -31,18 +36,8 @@ class OptimizerSettings:
             raise InputError(f"optimizer.schedule={self.schedule}: expected one of {names}")
 
     def build(self, module: nn.Module, *, max_steps: int) -> tuple[Optimizer, LRScheduler]:
-        """The optimiser of a module's weights (fused on CUDA) and its schedule, stepped once an
-        optimiser step.
-        """
-        fused = all(parameter.is_cuda for parameter in module.parameters())
-        optimizer = AdamW(
-            module.parameters(),
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=fused,
-        )
+        """The optimiser of a module's weights and its schedule, stepped once an optimiser step."""
+        optimizer = self.optimizer(list(module.parameters()))
         schedule = get_scheduler(
             self.schedule,
             optimizer,
@@ -50,6 +45,40 @@ class OptimizerSettings:
             num_training_steps=max_steps,
         )
         return optimizer, schedule
+
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """AdamW of these weights."""
+        fused = self.fused
+        if fused is None:
+            fused = all(parameter.is_cuda for parameter in parameters)
+        return AdamW(parameters, fused=fused, **self._numbers())
+
+    def _numbers(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("lr", "betas", "eps", "weight_decay")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW8bitSettings(OptimizerSettings):
+    """AdamW whose two moments take a byte each, by bitsandbytes: a quarter of the memory, no more
+    speed. `fused` is not looked at.
+    """
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """AdamW of these weights.
+
+        Raises:
+            InputError: bitsandbytes is not installed.
+        """
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise InputError(
+                "optimizer=adamw_8bit needs bitsandbytes: pip install 'bksdm[8bit]', or use"
+                " optimizer=adamw"
+            ) from error
+        optimizer: Optimizer = AdamW8bit(parameters, **self._numbers())
+        return optimizer
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:
