@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule from settings."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -64,19 +65,18 @@ class AdamW8bitSettings(OptimizerSettings):
     speed. `fused` is not looked at.
     """
 
-    def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """AdamW of these weights.
-
-        Raises:
-            InputError: bitsandbytes is not installed.
-        """
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if find_spec("bitsandbytes") is None:
             raise InputError(
                 "optimizer=adamw_8bit needs bitsandbytes: pip install 'bksdm[8bit]', or use"
                 " optimizer=adamw"
-            ) from error
+            )
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """AdamW of these weights."""
+        from bitsandbytes.optim import AdamW8bit
+
         optimizer: Optimizer = AdamW8bit(parameters, **self._numbers())
         return optimizer
 

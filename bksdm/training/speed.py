@@ -57,6 +57,13 @@ class SpeedSettings:
         _one_of("speed.teacher_precision", self.teacher_precision, PRECISIONS)
         _one_of("speed.allreduce", self.allreduce, PRECISIONS)
         _one_of("attention", self.attention, ("auto", *BACKENDS, "xformers"))
+        if self.attention == "xformers" and not torch.cuda.is_available():
+            raise InputError("attention=xformers needs a CUDA GPU; use attention=auto")
+        if self.attention == "xformers" and find_spec("xformers") is None:
+            raise InputError(
+                "attention=xformers needs xformers: pip install 'bksdm[xformers]', or use"
+                " attention=auto"
+            )
         if self.compile is not None:
             _one_of("speed.compile", self.compile, COMPILE_MODES)
         for name in ("channels_last", "gradient_checkpointing"):
@@ -81,17 +88,10 @@ class SpeedSettings:
         return teacher
 
     def lay_out(self, unet: UNet2DConditionModel) -> None:
-        """Memory format and attention of a U-Net, in place; weights and their names stay.
-
-        Raises:
-            InputError: xformers where there is none, or no GPU.
-        """
+        """Memory format and attention of a U-Net, in place; weights and their names stay."""
         if self.channels_last:
             unet.to(memory_format=torch.channels_last)
         if self.attention == "xformers":
-            if not torch.cuda.is_available() or find_spec("xformers") is None:
-                missing = "a CUDA GPU" if find_spec("xformers") else "pip install 'bksdm[xformers]'"
-                raise InputError(f"attention=xformers needs {missing}; or use attention=auto")
             unet.enable_xformers_memory_efficient_attention()
 
     @contextmanager
