@@ -11,7 +11,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test lint types imports same-loss bench bench-data assets clean
+.PHONY: help setup data train-base train-small train-tiny ablation test test-slurm lint types imports same-loss bench bench-data assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ ablation: data/shapes/.done  ## Three seeds: init, distillation and size at equa
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-slurm: $(STAMP)  ## Start a real Slurm of two nodes on this machine, test training on it, stop it (root)
+	@if ! { command -v slurmctld && command -v munged; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm munge; \
+	fi
+	$(BIN)/python -m pytest tests/slurm -m slurm $(ARGS)
 
 lint: $(STAMP)  ## Check style and format
 	$(BIN)/ruff check .

@@ -4,26 +4,15 @@ into one line.
 Exit codes: 0 done; 2 the user must change something; 1 a bug; 130 / 143 ended by Ctrl-C / SIGTERM.
 """
 
-import importlib
 import os
-import re
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from importlib.resources import files
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before the first import of transformers
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
 from bksdm import __version__
-from bksdm.errors import InputError, LostProcessError, ToldElsewhereError, of_the_disk
-from bksdm.processes import this_process
+from bksdm.cli.explain import explained
+from bksdm.cli.launch import launch
+from bksdm.errors import InputError
 
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
@@ -57,58 +46,30 @@ def main() -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    verb, overrides = arguments[0], arguments[1:]
+    verb, (flags, settings) = arguments[0], split_flags(arguments[1:])
     if verb not in VERBS:
         return _refuse(
             f"bksdm: no verb {verb!r}; expected one of {', '.join(VERBS)} (see bksdm --help)"
         )
     try:
-        return _run(verb, follow_teacher(verb, overrides))
+        return launch(verb, [*flags, *follow_teacher(verb, settings)])
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except ToldElsewhereError:
-        return 2
-    except LostProcessError as error:
-        _refuse(f"bksdm {verb}: {error}")
-        sys.stdout.flush()
-        os._exit(1)  # whatever else would end in order waits for the lost one
     except Exception as error:
-        line = _explanation(error, verb)
-        if line is None:
+        ending = explained(error, verb)
+        if ending is None:
             raise
-        process = this_process()
-        who = "" if process.first else f" (process {process.rank})"
-        return _refuse(f"bksdm {verb}{who}: {line}")
+        return ending.tell()
 
 
-def _run(verb: str, overrides: list[str]) -> int:
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own report
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _hide_loading_bars()
-    run: Callable[[DictConfig], int] = importlib.import_module(f"bksdm.cli.{verb}").run
-    codes: list[int] = []
-    failures: list[BaseException] = []
-
-    def task(config: DictConfig) -> None:
-        try:
-            codes.append(run(config))
-        except (Exception, KeyboardInterrupt) as error:
-            failures.append(error)  # past Hydra, which would print a report of its own
-
-    sys.argv = [f"bksdm {verb}", *overrides]
-    hydra.main(version_base="1.3", config_path="pkg://bksdm.conf", config_name=verb)(task)()
-    if failures:
-        raise failures[0]
-    return codes[-1] if codes else 0
-
-
-def _hide_loading_bars() -> None:
-    """Bars for reading local weights hide the ones that matter; downloads keep theirs."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
+def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values (`-m`, `--cfg job`), which must come first, and the rest."""
+    flags: list[str] = []
+    settings: list[str] = []
+    for before, item in zip(["", *arguments], arguments, strict=False):
+        a_value = before.startswith("-") and before not in ("-m", "--multirun") and "=" not in item
+        (flags if item.startswith("-") or a_value else settings).append(item)
+    return flags, settings
 
 
 def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
@@ -123,7 +84,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
         raise InputError(
             f"{added[0]}: settings cannot be added or removed; `bksdm {verb} --cfg job` lists them"
         )
-    bare = [item for item in overrides if "=" not in item and not item.startswith("-")]
+    bare = [item for item in overrides if "=" not in item]
     if bare:
         raise InputError(f"{bare[0]}: settings are given as key=value")
     result = [quoted_text(item) for item in overrides]
@@ -134,7 +95,9 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     named = sorted(
         entry.name.removesuffix(".yaml") for entry in (files("bksdm.conf") / "teacher").iterdir()
     )
-    if teacher not in named:
+    several = teacher.split(",")  # of a sweep
+    names = several if set(several) <= set(named) else [teacher]
+    if teacher not in named and len(names) == 1:
         if "/" not in teacher and not os.path.isdir(teacher):
             raise InputError(
                 f"teacher={teacher}: expected one of {', '.join(named)}, a folder or a Hub id"
@@ -145,7 +108,12 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
         result[at : at + 1] = ["teacher=pretrained", f"teacher.path='{teacher}'"]
         if "teacher.name" not in chosen:
             result.append(f"teacher.name='{short}'")
-    if verb == "train" and teacher != "shapes" and "experiment" not in chosen:
+    if verb == "train" and "experiment" not in chosen and names != ["shapes"]:
+        if "shapes" in names:
+            raise InputError(
+                f"teacher={teacher}: shapes and others in one sweep follow no common recipe; give"
+                " experiment="
+            )
         result.append("experiment=bk_sdm")
     return result
 
@@ -159,55 +127,6 @@ def quoted_text(override: str) -> str:
         return override
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"{name}='{escaped}'"
-
-
-def _explanation(error: BaseException, verb: str) -> str | None:
-    """One line for errors that the user can do something about, else None."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__
-    for link in chain:
-        if isinstance(link, InputError):
-            return _one_line(link)
-        if isinstance(link, OSError) and (told := of_the_disk(link)) is not None:
-            return told
-    if any(type(link).__name__ == "OutOfMemoryError" for link in chain):
-        return (
-            "the GPU's memory is full; use a smaller data.batch_size (data.global_batch stays), or "
-            "speed.gradient_checkpointing=true"
-        )
-    if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
-        return _of_setting(_one_line(error), verb)
-    return None
-
-
-def _of_setting(message: str, verb: str) -> str:
-    """Hydra's message without its advice, which is wrong here: adding a setting does nothing."""
-    unknown = re.match(r"Could not override '([^']+)'", message)
-    if unknown:
-        return f"no setting {unknown[1]!r}; `bksdm {verb} --cfg job` lists them"
-    missing = re.match(
-        r"Missing mandatory value: .*full_key: (\S+)|Missing mandatory value: (\S+)", message
-    )
-    if missing:
-        return f"{missing[1] or missing[2]}= is missing; give it a value"
-    return message.split(" Config search path:")[0]
-
-
-def _raised_by(error: BaseException, package: str) -> bool:
-    """True if the innermost frame of an error is in a package: Hydra raises bare ValueErrors for
-    some overrides.
-    """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return (
-        bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == package
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _refuse(line: str) -> int:

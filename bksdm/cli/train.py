@@ -44,7 +44,7 @@ from bksdm.training.run import Start, check_start, fit, start_of
 from bksdm.training.samples import SampleGrid
 from bksdm.training.saving import CheckpointSettings
 from bksdm.training.signals import Signals
-from bksdm.training.slurm import job_id, requeue_after
+from bksdm.training.slurm import job_id, requeue_or_wait
 from bksdm.training.speed import SpeedSettings
 from bksdm.training.trainer import TrainerSettings
 
@@ -97,10 +97,9 @@ def run(config: DictConfig) -> int:
                 return _run(config, settings, folder=folder, signals=signals, peers=peers)
         finally:
             # All processes have saved, or had nothing to save.
-            if signals.received is not None and process.first:
-                told = requeue_after(signals.received)
-                if told:
-                    print(told, flush=True)
+            if signals.received is not None:
+                signals.patient = process.first
+                requeue_or_wait(signals.received, first=process.first)
 
 
 def _run(

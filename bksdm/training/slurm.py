@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from signal import Signals
 from typing import Final
 
@@ -14,6 +15,18 @@ _SECONDS: Final = 60
 def job_id() -> str | None:
     """The Slurm job that this process is part of; None outside of one."""
     return os.environ.get("SLURM_JOB_ID")
+
+
+def requeue_or_wait(received: Signals, *, first: bool) -> None:
+    """The first process asks Slurm. srun ends all when one has ended (--kill-on-bad-exit), so the
+    others wait for that: else the first might be ended before Slurm has answered.
+    """
+    if first:
+        told = requeue_after(received)
+        if told:
+            print(told, flush=True)
+    elif job_id() is not None:
+        time.sleep(3 * _SECONDS)  # it asks twice at most
 
 
 def requeue_after(received: Signals) -> str | None:
@@ -44,9 +57,11 @@ def _ended_by_slurm(job: str) -> bool:
         return False
     preempted = re.search(r"\bPreemptTime=(\S+)", done.stdout)
     state = re.search(r"\bJobState=(\S+)", done.stdout)
+    # While its processes are ending, a job out of time is COMPLETING, for that reason.
     return bool(
         (preempted and preempted[1] not in ("None", "N/A", "Unknown"))
         or (state and state[1] in ("PREEMPTED", "TIMEOUT"))
+        or re.search(r"\bReason=TimeLimit\b", done.stdout)
     )
 
 

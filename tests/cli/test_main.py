@@ -32,6 +32,7 @@ def test_help_lists_every_verb(run_cli: Cli, capsys: pytest.CaptureFixture[str])
         (["train", "student=huge"], ["student/huge", "tiny"]),
         (["train", "teacher=sd41"], ["sd41", "sd14", "Hub id"]),
         (["train", "optimizer.lrr=1"], ["no setting 'optimizer.lrr'", "--cfg job"]),
+        (["train", "launcher.nodes=2"], ["launcher.nodes", "launcher=slurm"]),
         (["train", "+bogus=1"], ["+bogus=1", "cannot be added"]),
         (["train", "trainer.max_steps=0"], ["max_steps=0", "at least 1"]),
         (["train", "data.shards=/no/such/shard.tar"], ["/no/such/shard.tar", "bksdm prepare"]),
@@ -87,6 +88,14 @@ def test_bad_input_gets_one_line(
     line = refused(capsys)
     assert all(word in line for word in words), line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["student=base", "--cfg", "job"]])
+def test_a_verb_lists_its_settings(
+    run_cli: Cli, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run_cli("train", *arguments, "trainer.max_steps=7") == 0
+    assert "max_steps: 7" in capsys.readouterr().out
 
 
 def test_the_experiment_follows_the_teacher() -> None:
