@@ -118,19 +118,20 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     Raises:
         InputError: `teacher=` is neither a named teacher nor looks like a folder or Hub id.
     """
+    overrides, options = _apart(overrides)
     added = [item for item in overrides if item[:1] in ("+", "~")]
     if added:
         raise InputError(
             f"{added[0]}: settings cannot be added or removed; `bksdm {verb} --cfg job` lists them"
         )
-    bare = [item for item in overrides if "=" not in item and not item.startswith("-")]
+    bare = [item for item in overrides if "=" not in item]
     if bare:
         raise InputError(f"{bare[0]}: settings are given as key=value")
     result = [quoted_text(item) for item in overrides]
     chosen = {name: value for name, _, value in (item.partition("=") for item in overrides)}
     teacher = chosen.get("teacher")
     if teacher is None:
-        return result
+        return [*result, *options]
     named = sorted(
         entry.name.removesuffix(".yaml") for entry in (files("bksdm.conf") / "teacher").iterdir()
     )
@@ -147,7 +148,17 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
             result.append(f"teacher.name='{short}'")
     if verb == "train" and teacher != "shapes" and "experiment" not in chosen:
         result.append("experiment=bk_sdm")
-    return result
+    return [*result, *options]
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Settings, and Hydra's own options with their values: its parser wants the options last."""
+    settings: list[str] = []
+    options: list[str] = []
+    for before, item in zip(["", *arguments], arguments, strict=False):
+        option = item.startswith("-") or before in ("--cfg", "-c", "--package", "-p", "--info")
+        (options if option else settings).append(item)
+    return settings, options
 
 
 def quoted_text(override: str) -> str:
