@@ -11,7 +11,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test test-slurm lint types imports same-loss bench bench-data assets clean
+.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm lint types imports same-loss bench bench-data assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-slurm: $(STAMP)  ## Start a real Slurm of two nodes on this machine, test t
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm munge; \
 	fi
 	$(BIN)/python -m pytest tests/slurm -m slurm $(ARGS)
+
+test-slow: $(STAMP)  ## A training step of SD-1.4 and SD-2.1 at real size: some minutes, 14 GB
+	$(BIN)/python -m pytest -m slow --durations=0 $(ARGS)
 
 lint: $(STAMP)  ## Check style and format
 	$(BIN)/ruff check .
