@@ -79,7 +79,6 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     Raises:
         InputError: `teacher=` is neither a named teacher nor looks like a folder or Hub id.
     """
-    overrides, options = _apart(overrides)
     added = [item for item in overrides if item[:1] in ("+", "~")]
     if added:
         raise InputError(
@@ -92,7 +91,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     chosen = {name: value for name, _, value in (item.partition("=") for item in overrides)}
     teacher = chosen.get("teacher")
     if teacher is None:
-        return [*result, *options]
+        return result
     named = sorted(
         entry.name.removesuffix(".yaml") for entry in (files("bksdm.conf") / "teacher").iterdir()
     )
@@ -116,17 +115,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
                 " experiment="
             )
         result.append("experiment=bk_sdm")
-    return [*result, *options]
-
-
-def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Settings, and Hydra's own options with their values: its parser wants the options last."""
-    settings: list[str] = []
-    options: list[str] = []
-    for before, item in zip(["", *arguments], arguments, strict=False):
-        option = item.startswith("-") or before in ("--cfg", "-c", "--package", "-p", "--info")
-        (options if option else settings).append(item)
-    return settings, options
+    return result
 
 
 def quoted_text(override: str) -> str:

@@ -44,7 +44,7 @@ from bksdm.training.run import Start, check_start, fit, start_of
 from bksdm.training.samples import SampleGrid
 from bksdm.training.saving import CheckpointSettings
 from bksdm.training.signals import Signals
-from bksdm.training.slurm import job_id, requeue_or_wait
+from bksdm.training.slurm import job_id, requeue_after, requeue_or_wait
 from bksdm.training.speed import SpeedSettings
 from bksdm.training.trainer import TrainerSettings
 
@@ -95,11 +95,13 @@ def run(config: DictConfig) -> int:
         try:
             with joined(process, gpu=settings.gpu, minutes=settings.timeout_minutes) as peers:
                 return _run(config, settings, folder=folder, signals=signals, peers=peers)
-        finally:
-            # All processes have saved, or had nothing to save.
-            if signals.received is not None:
-                signals.patient = process.first
-                requeue_or_wait(signals.received, first=process.first)
+        except SystemExit:  # a signal before or after the training: there is nothing to save
+            assert signals.received is not None
+            signals.patient = True
+            told = requeue_or_wait(signals.received, first=process.first)
+            if told:
+                print(told, flush=True)
+            raise
 
 
 def _run(
@@ -123,8 +125,11 @@ def _run(
     teacher = load_teacher(source)
     if start.steps < settings.max_steps:
         _distil(config, values, teacher, plan, settings, start, folder, signals, peers)
-        if signals.received is not None:
-            return 128 + signals.received
+        received = signals.received
+        if received is not None:  # all processes have saved
+            signals.patient = True
+            _say(peers, peers.decided(lambda: requeue_after(received)))
+            return 128 + received
     if peers.process.first:
         _finish(config, teacher, plan, folder)
     return 0
@@ -153,8 +158,8 @@ def _finish(config: DictConfig, teacher: Teacher, plan: BlockPlan, folder: RunFo
         print(f"picture: {grids[-1]}")
 
 
-def _say(peers: Peers, text: str) -> None:
-    if peers.process.first:
+def _say(peers: Peers, text: str | None) -> None:
+    if text and peers.process.first:
         print(text, flush=True)
 
 

@@ -47,7 +47,6 @@ class OptimizerSettings:
         )
         return optimizer, schedule
 
-
     def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
         """AdamW of these weights."""
         fused = self.fused

@@ -161,5 +161,7 @@ class Checkpoints(StepCallback, Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _stop(self, trainer: pl.Trainer) -> None:
+        known = self.peers.gathered(self.signals.received)
+        self.signals.received = next(each for each in known if each is not None)
         trainer.limit_val_batches = 0  # Lightning would validate once more
         trainer.should_stop = True

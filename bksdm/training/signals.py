@@ -19,7 +19,7 @@ class Signals:
     is set it waits until somebody asks for `received`; only a second Ctrl-C does not.
 
     Attributes:
-        received: the first signal that came, or None.
+        received: the first signal that came, to any process once they have agreed, or None.
         patient: true while training, which ends itself at a step's end.
     """
 

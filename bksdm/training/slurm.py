@@ -9,7 +9,7 @@ from typing import Final
 
 # SIGTERM says neither: scancel sends it, and so do preemption and the time limit.
 _ASKS: Final = (Signals.SIGUSR1, Signals.SIGUSR2)
-_SECONDS: Final = 60
+_SECONDS: Final = 30  # for an answer of scontrol
 
 
 def job_id() -> str | None:
@@ -17,16 +17,15 @@ def job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def requeue_or_wait(received: Signals, *, first: bool) -> None:
-    """The first process asks Slurm. srun ends all when one has ended (--kill-on-bad-exit), so the
-    others wait for that: else the first might be ended before Slurm has answered.
+def requeue_or_wait(received: Signals, *, first: bool) -> str | None:
+    """For processes that cannot agree any more, or not yet: the first one asks Slurm, and returns
+    what to tell. srun ends all when one has ended (--kill-on-bad-exit), so the others give it time.
     """
     if first:
-        told = requeue_after(received)
-        if told:
-            print(told, flush=True)
-    elif job_id() is not None:
-        time.sleep(3 * _SECONDS)  # it asks twice at most
+        return requeue_after(received)
+    if job_id() is not None:
+        time.sleep(2 * _SECONDS)  # it asks twice at most
+    return None
 
 
 def requeue_after(received: Signals) -> str | None:
