@@ -90,7 +90,7 @@ def run(config: DictConfig) -> int:
     count = settings.to_start(process)
     if count > 1:
         return start_processes(["train", *task_overrides()], count=count)
-    folder = RunFolder(Path(config.runs_dir) / config.name)
+    folder = RunFolder(Path(config.runs_dir) / str(config.name))
     with Signals() as signals:
         try:
             with joined(process, gpu=settings.gpu, minutes=settings.timeout_minutes) as peers:

@@ -25,10 +25,13 @@ def predict(unet: UNet2DConditionModel, noisy: NoisyBatch, *, taps: Sequence[str
 
 
 @contextmanager
-def compiled(unet: UNet2DConditionModel, taps: Sequence[str], *, mode: str) -> Iterator[Predictor]:
-    """The same as one compiled graph, of static shape. The module and its state dict are left as
-    they are, but for the taps, which stay while the block runs: a hook that comes and goes would be
-    compiled anew each time.
+def compiled(
+    unet: UNet2DConditionModel, taps: Sequence[str], *, mode: str, backend: str = "inductor"
+) -> Iterator[Predictor]:
+    """The same as one compiled graph, of static shape, by a mode of torch.compile.
+
+    The module and its state dict are left as they are, but for the taps, which stay while the block
+    runs: a hook that comes and goes would be compiled anew each time.
     """
     seen: dict[str, Tensor] | None = None
 
@@ -48,7 +51,7 @@ def compiled(unet: UNet2DConditionModel, taps: Sequence[str], *, mode: str) -> I
         seen = None
         return sample, features
 
-    graph = torch.compile(forward, fullgraph=True, dynamic=False, mode=mode)
+    graph = torch.compile(forward, fullgraph=True, dynamic=False, mode=mode, backend=backend)
 
     def run(noisy: NoisyBatch) -> Prediction:
         try:

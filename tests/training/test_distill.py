@@ -131,18 +131,6 @@ def test_the_loss_of_a_sample_does_not_depend_on_its_batch(teacher: Teacher) -> 
         )
 
 
-def test_taps_survive_compilation(teacher: Teacher) -> None:
-    distillation = module(teacher, TINY)
-    noisy = distillation.noise(batch(teacher))
-    expected = predict(distillation.student, noisy, taps=distillation.student_taps)
-    names = list(distillation.student.state_dict())
-    distillation.student.compile(backend="aot_eager")
-    found = predict(distillation.student, noisy, taps=distillation.student_taps)
-    assert list(distillation.student.state_dict()) == names
-    for a, b in zip(found.features, expected.features, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 def test_two_teachers_of_both_kinds_predict_what_their_scheduler_says(
     teacher: Teacher, teacher_folder: Path
 ) -> None:
