@@ -64,7 +64,7 @@ same-loss: data/shapes/.done  ## Compare 10 steps' losses with the recorded ones
 bench-data: data/shapes/.done  ## Reading, encoding, start-up and resume, in ratios (docs/performance.md)
 	$(BIN)/python -m bench.data $(ARGS)
 
-bench: data/shapes/.done  ## Training step through the trainer against a bare loop
+bench: $(STAMP)  ## Training steps in ratios: bare loop, reference recipe, every switch (docs/performance.md)
 	$(BIN)/python -m bench.step $(ARGS)
 
 assets: $(STAMP)  ## Train the embedded world's networks anew (hours on two cores; resumable)

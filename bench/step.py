@@ -1,164 +1,183 @@
-"""Images/s of `Distillation` through the Trainer against a bare loop of the same maths, in one run.
+"""Training steps in ratios measured in one run: ours against a bare loop of the same maths, against
+the reference recipe, and with each switch on and off. `make bench`; the cases are in `bench.cases`.
 
-Both do data, VAE, text encoder, teacher, student, losses, clipping, AdamW, schedule and EMA. They
-alternate in blocks of steps, so that the machine's moods hit both.
+The two sides of a case take turns in blocks of steps, so that the machine's moods hit both.
 """
 
 import argparse
-import itertools
+import gc
+import signal
 import statistics
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
-from diffusers.training_utils import EMAModel
-from pytorch_lightning.loggers import CSVLogger
 
-from bksdm.data.datamodule import ShardDataModule
-from bksdm.data.exact import Loading, Share
-from bksdm.data.store import CacheSettings
+from bench.cases import CASES, Case, Side, Step
+from bench.ours import ThroughTrainer
+from bench.runners import BareLoop, Bench, Reference, Runner
+from bench.world import WORLDS, drawn_shards
+from bksdm.errors import InputError
 from bksdm.evaluation.report import table
-from bksdm.losses.distill import LossWeights
-from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
-from bksdm.surgery.blocks import feature_pairs, remove_blocks
-from bksdm.surgery.plan import SMALL
-from bksdm.training.checkpoint import Checkpoints
-from bksdm.training.distill import Distillation
-from bksdm.training.ema import Ema
-from bksdm.training.optim import OptimizerSettings, clip_gradients
+from bksdm.training.speed import SpeedSettings
 
-BATCH = 32
+# What a machine without the kernel, the compiler, the package or the memory answers with.
+CANNOT_RUN = (InputError, RuntimeError, ImportError, NotImplementedError)
 
 
-class Blocks(pl.Callback):
-    """Times blocks of trainer steps, and runs a block of the bare loop after each, outside the
-    trainer's time.
+@dataclass(frozen=True)
+class Turns:
+    """How often, how long, and how many seconds the first turn of a side may take."""
+
+    turns: int
+    steps: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images/s of both sides, turn by turn."""
+
+    this: list[float]
+    against: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """This over against."""
+        return [a / b for a, b in zip(self.this, self.against, strict=True)]
+
+
+def measured(bench: Bench, case: Case, turns: Turns, ours: Runner) -> Measured:
+    """One case; the first block of each side warms up, and is not counted."""
+    runners = [_runner(bench, side, ours) for side in (case.this, case.against)]
+    images = turns.steps * bench.world.batch
+    rates: tuple[list[float], list[float]] = ([], [])
+    try:
+        for runner in runners:
+            with patience(turns.patience):
+                runner.block(turns.steps)
+        for turn in range(turns.turns):
+            for which in (0, 1) if turn % 2 else (1, 0):
+                rates[which].append(images / runners[which].block(turns.steps))
+    finally:
+        for runner in runners:
+            if runner is not ours:
+                runner.close()
+    return Measured(*rates)
+
+
+@contextmanager
+def patience(seconds: int) -> Iterator[None]:
+    """A limit on what compiles: it is called as Ctrl-C would be.
+
+    Raises:
+        InputError: the block took longer.
     """
 
-    def __init__(self, bare: Iterator[None], *, steps: int) -> None:
-        self.bare, self.steps = bare, steps
-        self.trainer_seconds: list[float] = []
-        self.bare_seconds: list[float] = []
-        self.begin = 0.0
+    def too_long(*signal_and_frame: object) -> None:
+        raise KeyboardInterrupt
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
-        """At the end of a block."""
-        if trainer.global_step % self.steps:
-            return
-        now = time.perf_counter()
-        if self.begin:
-            self.trainer_seconds.append(now - self.begin)
-        begin = time.perf_counter()
-        for _ in itertools.islice(self.bare, self.steps):
-            pass
-        self.bare_seconds.append(time.perf_counter() - begin)
-        self.begin = time.perf_counter()
-
-
-def bare_loop(module: Distillation, data: ShardDataModule) -> Iterator[None]:
-    """The same maths without a trainer; one step each time it is asked."""
-    share = Share(batch=BATCH, rank=0, world=1, first_step=0, last_step=10**6)
-    loader = data._training.loader(share, Loading(0, None))  # noqa: SLF001
-    optimizer, schedule = module.optimizer_settings.build(module.student, max_steps=100_000)
-    ema = EMAModel(module.student.parameters(), decay=0.999, foreach=True)
-    for batch in loader:
-        loss = module.terms(batch).total(module.weights)
-        optimizer.zero_grad()
-        loss.backward()
-        clip_gradients(module.student, module.gradient_clip)
-        optimizer.step()
-        schedule.step()
-        ema.step(module.student.parameters())
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(seconds)
+    try:
         yield
+    except KeyboardInterrupt as error:
+        raise InputError(f"its first block takes more than {seconds} s (--patience)") from error
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _runner(bench: Bench, side: Side, ours: Runner) -> Runner:
+    step = bench.world.step.changed(side.changes)
+    return ours if step == bench.world.step else _of_kind(bench, step)
+
+
+def _of_kind(bench: Bench, step: Step) -> Runner:
+    if step.loop == "trainer":
+        return ThroughTrainer(bench, step)
+    return BareLoop(bench, step) if step.loop == "bare" else Reference(bench, step)
+
+
+def rows(bench: Bench, cases: Sequence[Case], turns: Turns) -> tuple[list[list[str]], list[str]]:
+    """The table's rows, and why those with dashes have none."""
+    ours = _of_kind(bench, bench.world.step)
+    result, notes = [], []
+    for case in cases:
+        name = f"{case.this.label} / {case.against.label}"
+        goal = "" if case.goal is None else f"{case.goal:g}"
+        begin = time.perf_counter()
+        try:
+            if case.processes > 1:
+                raise InputError(f"needs {case.processes} processes; this is one")
+            found = measured(bench, case, turns, ours)
+        except CANNOT_RUN as error:
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            notes.append(f"- {case.name}: {line[:160]}")
+            result.append([name, "-", "-", "-", goal])
+        else:
+            low, median, high = statistics.quantiles(found.ratios, n=4, method="inclusive")
+            rates = [f"{statistics.median(rate):.1f}" for rate in (found.this, found.against)]
+            result.append([name, *rates, f"{median:.2f} ({low:.2f} - {high:.2f})", goal])
+        print(f"{case.name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+        gc.collect()
+    ours.close()
+    return result, notes
 
 
 def main() -> None:
-    """Print the ratio, with spread."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=10, help="steps a block")
-    arguments = parser.parse_args()
+    """Print the table."""
+    arguments = _arguments()
     warnings.filterwarnings("ignore")
-    teacher = load_teacher(TeacherSource(name="shapes", path="embedded:shapes"))
-    settings = OptimizerSettings(
-        lr=1e-5, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, schedule="constant", warmup_steps=0
-    )
-    modules = [
-        Distillation(
-            remove_blocks(teacher.unet, plan=SMALL),
-            teacher,
-            pairs=feature_pairs(SMALL, teacher.unet.config),
-            weights=LossWeights(task=1, output_kd=1, feature_kd=1),
-            optimizer=settings,
-            normalise_features=True,
-        )
-        for _ in range(2)
-    ]
-    data = ShardDataModule(
-        shards="data/shapes/train-*.tar",
-        validation_shards="data/shapes/validation-*.tar",
-        resolution=64,
-        batch_size=BATCH,
-        global_batch=BATCH,
-        seed=0,
-        flip=False,
-        caption_dropout=0.0,
-        workers=0,
-        window=8,
-        validation_samples=32,
-        teacher=teacher,
-        cache=CacheSettings(),
-    )
-    blocks = Blocks(bare_loop(modules[1], data), steps=arguments.steps)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            max_steps=(arguments.blocks + 1) * arguments.steps,
-            accelerator="cpu",
-            check_val_every_n_epoch=None,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            use_distributed_sampler=False,
-            logger=CSVLogger(folder),
-            log_every_n_steps=20,
-            callbacks=[
-                Ema(decay=0.999),
-                Checkpoints(Path(folder) / "last.ckpt", every_n_steps=10**9),
-                blocks,
-            ],
-        )
-        trainer.fit(modules[0], data)
-    ratios = [
-        bare / ours
-        for bare, ours in zip(blocks.bare_seconds[1:], blocks.trainer_seconds, strict=False)
-    ]
-    low, median, high = statistics.quantiles(ratios, n=4)
-    images = arguments.steps * BATCH
-    rows = [
-        ["bare loop", f"{images / statistics.median(blocks.bare_seconds[1:]):.1f}", ""],
-        [
-            "through the Trainer",
-            f"{images / statistics.median(blocks.trainer_seconds):.1f}",
-            f"{median:.3f} ({low:.3f} - {high:.3f})",
-        ],
-    ]
+    chosen = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
+    world, device = WORLDS[arguments.world], torch.device(arguments.device)
+    turns = Turns(arguments.turns, arguments.steps, arguments.patience)
+    if arguments.quick:
+        turns = replace(turns, turns=2, steps=1)
+    teacher = load_teacher(world.source())
+    with tempfile.TemporaryDirectory() as name:
+        shards = drawn_shards(Path(name), teacher, batch=world.batch, device=device)
+        lines, notes = rows(Bench(world, teacher, shards, device), chosen, turns)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(
-        table(
-            rows,
-            header=[
-                f"Small, batch {BATCH}, {torch.get_num_threads()} threads",
-                "images/s",
-                "ratio (quartiles)",
-            ],
-        )
+        f"{world.teacher}, batch {world.batch}, {where}, {torch.get_num_threads()} threads, torch"
+        f" {torch.__version__}; {turns.turns} turns of {turns.steps} steps\n"
+        f"our step here: {described(world.step.speed)}, {world.step.precision}\n"
     )
+    header = ["this / against", "images/s", "images/s", "ratio (quartiles)", "goal"]
+    print("\n".join([table(lines, header=header), *([""] * bool(notes)), *notes]))
+
+
+def described(speed: SpeedSettings) -> str:
+    """The switches that are on."""
+    plain = vars(SpeedSettings())
+    on = [f"{name}={value}" for name, value in vars(speed).items() if value != plain[name]]
+    return ", ".join(on) or "every switch off"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="case", help="; ".join(c.name for c in CASES))
+    parser.add_argument("--world", choices=WORLDS, default="shapes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="a block")
+    parser.add_argument("--patience", type=int, default=90, help="seconds for a first block")
+    parser.add_argument("--quick", action="store_true", help="2 turns of 1 step: does it run?")
+    arguments = parser.parse_args()
+    unknown = set(arguments.cases) - {case.name for case in CASES}
+    if unknown:
+        parser.error(f"no case {sorted(unknown)}; expected some of {[c.name for c in CASES]}")
+    if arguments.turns < 2:
+        parser.error("--turns: quartiles need at least 2")
+    return arguments
 
 
 if __name__ == "__main__":

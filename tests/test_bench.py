@@ -1,12 +1,19 @@
 """The benchmarks run; what they print is in docs/performance.md and EXPERIMENTS.md."""
 
+import re
 import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from bench import data, step
+from bench.cases import CASES
 from bksdm.cli.main import main
+from bksdm.training.speed import SpeedSettings
+
+Table = Callable[..., tuple[dict[str, list[str]], str]]
 
 
 @pytest.fixture
@@ -18,14 +25,69 @@ def shapes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert main() == 0
 
 
-@pytest.mark.usefixtures("shapes")
-def test_the_trainer_is_compared_with_a_bare_loop(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(step, "BATCH", 8)
-    monkeypatch.setattr(sys, "argv", ["step", "--blocks", "3", "--steps", "1"])
-    step.main()
-    assert "through the Trainer" in capsys.readouterr().out
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Table:
+    """`make bench` on two samples a step: the printed rows by their names, and all of it."""
+    monkeypatch.setitem(step.WORLDS, "shapes", replace(step.WORLDS["shapes"], batch=2))
+
+    def run(*arguments: str) -> tuple[dict[str, list[str]], str]:
+        monkeypatch.setattr(sys, "argv", ["step", "--quick", "--device", "cpu", *arguments])
+        step.main()
+        text = capsys.readouterr().out
+        cells = [re.split(r"  +", line) for line in text.splitlines() if " / " in line]
+        return {first: rest for first, *rest in cells}, text
+
+    return run
+
+
+def test_the_step_is_compared_with_the_bare_loop_and_the_reference_recipe(bench: Table) -> None:
+    rows, _ = bench("bare loop", "reference")
+    assert [rest[-1] for rest in rows.values()][1:] == ["0.97", "2"]
+    for name in ("our step / bare loop, same maths", "our step / reference recipe"):
+        ours, other, ratio, _ = rows[name]
+        assert min(float(ours), float(other)) > 0
+        assert re.fullmatch(r"\d+\.\d\d \(\d+\.\d\d - \d+\.\d\d\)", ratio)
+
+
+def test_what_cannot_run_here_is_a_dash_with_its_reason(bench: Table) -> None:
+    rows, text = bench("attention=xformers", "bf16 all-reduce", "attention=math")
+    assert rows["attention=xformers / attention=auto"] == ["-", "-", "-"]
+    assert "- attention=xformers: attention=xformers needs" in text
+    assert "- bf16 all-reduce: needs 2 processes" in text
+    assert "-" not in rows["attention=math / attention=auto"]
+
+
+def test_a_side_that_takes_too_long_is_a_dash(bench: Table) -> None:
+    rows, text = bench("--patience", "1", "compile")
+    assert rows["compile / eager"] == ["-", "-", "-"]
+    assert "- compile: its first block takes more than 1 s (--patience)" in text
+
+
+def test_an_unknown_case_is_refused(bench: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench("warp drive")
+    assert "warp drive" in capsys.readouterr().err
+
+
+def test_each_case_changes_something_and_only_one_thing() -> None:
+    for world in step.WORLDS.values():
+        for case in CASES:
+            this, against = (world.step.changed(side.changes) for side in (case.this, case.against))
+            differing = [
+                name
+                for name in (*vars(this), *vars(this.speed))
+                if name != "speed"
+                and {**vars(this), **vars(this.speed)}[name]
+                != {**vars(against), **vars(against.speed)}[name]
+            ]
+            assert len(differing) == 1, case.name
+
+
+def test_switches_of_a_run_are_all_compared() -> None:
+    compared = {
+        name for case in CASES for side in (case.this, case.against) for name in side.changes
+    }
+    assert compared >= {each.name for each in fields(SpeedSettings)}
 
 
 @pytest.mark.usefixtures("shapes")

@@ -29,7 +29,7 @@ from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.surgery.blocks import feature_pairs, remove_blocks
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
-from bksdm.training.distill import Distillation
+from bksdm.training.distill import TERMS, Distillation
 from bksdm.training.optim import OptimizerSettings
 
 Shape = Any
@@ -147,8 +147,18 @@ def distillation(teacher: Teacher, plan: BlockPlan) -> Distillation:
     )
 
 
+class Terms(pl.Callback):
+    """What the step returns."""
+
+    values: Tensor
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: object) -> None:
+        self.values = outputs["terms"]
+
+
 def one_step(module: Distillation, batch: TextImageBatch) -> dict[str, float]:
     """Forward, losses, backward, clipping, AdamW and schedule, by the Trainer; the losses."""
+    terms = Terms()
     trainer = pl.Trainer(
         max_steps=1,
         accelerator="cpu",
@@ -156,10 +166,10 @@ def one_step(module: Distillation, batch: TextImageBatch) -> dict[str, float]:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
+        callbacks=[terms],
     )
     trainer.fit(module, DataLoader([batch], batch_size=None))
-    return {key.removeprefix("train/"): float(value)
-            for key, value in trainer.callback_metrics.items()}  # fmt: skip
+    return dict(zip(TERMS, terms.values.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("name", PLANS)
