@@ -67,6 +67,7 @@ FREE = frozenset(
         "trainer.accelerator",
         "trainer.devices",
         "trainer.num_nodes",
+        "trainer.strategy",
         "trainer.timeout_minutes",
         "trainer.peak_tflops",
         "trainer.log_every_n_steps",

@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
 from bksdm.batch import NoisyBatch, TextImageBatch
@@ -100,6 +101,17 @@ class Distillation(pl.LightningModule):
             graph = partial(compiled, mode=self.speed.compile)
             self._ask_teacher = self._compiled.enter_context(graph(teacher, self.teacher_taps))
             self._ask_student = self._compiled.enter_context(graph(student, self.student_taps))
+
+    def configure_model(self) -> None:
+        """Under FSDP2 each process keeps its share of the student, block by block."""
+        if self.device_mesh is None:
+            return
+        mesh = self.device_mesh["data_parallel"]
+        student = self.student
+        for block in (*student.down_blocks, student.mid_block, *student.up_blocks):
+            if block is not None:
+                fully_shard(block, mesh=mesh)
+        fully_shard(student, mesh=mesh)
 
     def teardown(self, stage: str) -> None:
         """Give the compiled graphs' hooks back."""

@@ -9,18 +9,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 from diffusers.training_utils import EMAModel
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bksdm.training.distill import Distillation
 from bksdm.training.steps import StepCallback
 
 
 class Ema(StepCallback):
-    """Averages the student after each optimiser step; validation and samples see the average."""
+    """Averages the student after each optimiser step; validation and samples see the average.
+
+    Under FSDP2 each process averages its share of the weights; checkpoints hold all of it.
+    """
 
     def __init__(self, *, decay: float) -> None:
         self.decay = decay
         self._average: EMAModel | None = None
+        self._weights: list[nn.Parameter] = []
         self._saved: dict[str, Any] | None = None
         self._validating = ExitStack()
 
@@ -30,28 +35,31 @@ class Ema(StepCallback):
         if self._average is None:
             yield
             return
-        parameters = list(student.parameters())
-        self._average.store(parameters)
-        self._average.copy_to(parameters)
+        weights = own_shares(list(student.parameters()))
+        self._average.store(weights)
+        self._average.copy_to(weights)
         try:
             yield
         finally:
-            self._average.restore(parameters)
+            self._average.restore(weights)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the student's weights, on their device, or from the checkpoint's average."""
         del trainer
         assert isinstance(pl_module, Distillation)
-        self._average = EMAModel(pl_module.student.parameters(), decay=self.decay, foreach=True)
+        self._weights = list(pl_module.student.parameters())
+        self._average = EMAModel(own_shares(self._weights), decay=self.decay, foreach=True)
         if self._saved is not None:
-            self._average.load_state_dict(self._saved)
+            saved = zip(self._saved["shadow_params"], self._weights, strict=True)
+            shares = [share_of(tensor, like=weight) for tensor, weight in saved]
+            self._average.load_state_dict({**self._saved, "shadow_params": shares})
         self._average.to(pl_module.device)
 
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """Average once an optimiser step, not once a micro-batch."""
-        del trainer
+        del trainer, module
         assert self._average is not None
-        self._average.step(module.student.parameters())
+        self._average.step(own_shares(self._weights))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the average."""
@@ -65,9 +73,38 @@ class Ema(StepCallback):
         self._validating.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers."""
-        return {} if self._average is None else self._average.state_dict()
+        """Tensors and plain numbers; all processes must ask together."""
+        if self._average is None:
+            return {}
+        state = self._average.state_dict()
+        shares = zip(state["shadow_params"], self._weights, strict=True)
+        whole = [whole_of(share, like=weight) for share, weight in shares]
+        return {**state, "shadow_params": whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until training starts, when the student is on its device."""
         self._saved = state_dict or None
+
+
+def own_shares(weights: list[nn.Parameter]) -> list[Tensor]:
+    """What this process has of each weight: all of it, but under FSDP2. The memory is the same."""
+    return [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+
+
+def share_of(whole: Tensor, *, like: Tensor) -> Tensor:
+    """This process's share of a tensor that is shared out like another."""
+    if not isinstance(like, DTensor):
+        return whole
+    shared = distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+    local: Tensor = shared.to_local()
+    return local
+
+
+def whole_of(share: Tensor, *, like: Tensor) -> Tensor:
+    """The inverse; all processes must ask together."""
+    if not isinstance(like, DTensor):
+        return share
+    shared = DTensor.from_local(
+        share, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+    return shared.full_tensor()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -84,4 +85,5 @@ def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:
     """Clip by global norm with torch's own function: Lightning refuses to, for a fused optimiser
     under autocast.
     """
-    return nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # FSDP2

@@ -143,6 +143,7 @@ def fit(
     trainer.val_check_interval = settings.validate_every_n_steps * trainer.accumulate_grad_batches
     with _patience(signals), lost_told(), module.speed.kernels():
         trainer.fit(module, data, ckpt_path=start.checkpoint, weights_only=True)
+        trainer.strategy.checkpoint_io.teardown()  # not every strategy does
 
 
 def utilisation(module: Distillation, resolution: int, settings: TrainerSettings) -> Utilisation:

@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.grid import grid
@@ -78,8 +79,10 @@ class SampleGrid(StepCallback):
 
     def _images(self, module: Distillation, unet: UNet2DConditionModel) -> list[Tensor]:
         pipeline = assemble(module.teacher, unet)
-        world = self.peers.process.world
-        mine = self.prompts[self.peers.process.rank :: world]
+        # All forwards of a student that is shared out (FSDP2) are made together.
+        together = isinstance(next(unet.parameters()), DTensor)
+        world = 1 if together else self.peers.process.world
+        mine = self.prompts if together else self.prompts[self.peers.process.rank :: world]
         frozen = module.teacher.unet.dtype  # of the text states, too, which a float32 U-Net gets
         with torch.autocast(module.device.type, dtype=frozen, enabled=unet.dtype != frozen):
             drawn = [image.pixels for image in generate(pipeline, mine, self.sampling)]

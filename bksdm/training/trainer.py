@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from bksdm.errors import InputError
 from bksdm.processes import Process
@@ -15,6 +15,7 @@ from bksdm.training.peers import StartedOutside
 from bksdm.training.throughput import Fetching
 
 PRECISIONS = ("32-true", "bf16-mixed")
+STRATEGIES = ("ddp", "fsdp2")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -27,6 +28,8 @@ class TrainerSettings:
         devices: processes on a node; None for as many as were started (else one), "auto" for one a
             GPU.
         num_nodes: None for as many as were started.
+        strategy: what several processes do: "ddp" keeps the student whole in each, "fsdp2" keeps a
+            share of weights, gradients and moments in each.
         timeout_minutes: how long the processes wait for each other.
         peak_tflops: of one device, where the table (`models.devices`) does not know it.
     """
@@ -38,6 +41,7 @@ class TrainerSettings:
     validate_every_n_steps: int
     devices: int | str | None = None
     num_nodes: int | None = None
+    strategy: str = "ddp"
     timeout_minutes: float = 30
     peak_tflops: float | None = None
 
@@ -58,6 +62,10 @@ class TrainerSettings:
         if self.accelerator not in ACCELERATORS:
             raise InputError(
                 f"trainer.accelerator={self.accelerator}: expected one of {', '.join(ACCELERATORS)}"
+            )
+        if self.strategy not in STRATEGIES:
+            raise InputError(
+                f"trainer.strategy={self.strategy}: expected one of {', '.join(STRATEGIES)}"
             )
         if self.gpu and not torch.cuda.is_available():
             raise InputError(
@@ -133,7 +141,13 @@ def build_trainer(
     """
     process = placed(process, visible=torch.cuda.device_count() if settings.gpu else None)
     strategy: Any = "auto"
-    if process.world > 1:
+    if process.world > 1 and settings.strategy == "fsdp2":
+        strategy = ModelParallelStrategy(
+            data_parallel_size=process.world,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,  # one file, which any number of processes resumes
+        )
+    elif process.world > 1:
         # Students use all their weights in every step; a bucket is a view, not a second copy.
         strategy = DDPStrategy(gradient_as_bucket_view=True)
     try:

@@ -143,6 +143,17 @@ def measured(path: Path) -> list[list[tuple[str, str]]]:
     )
 
 
+def assert_same_losses(first: Path, second: Path) -> None:
+    """Step by step, to float tolerance; the same rows, written by one process."""
+    one, other = (measured(RunFolder(path).metrics) for path in (first, second))
+    assert [[name for name, _ in row] for row in one] == [
+        [name for name, _ in row] for row in other
+    ]
+    for row, again in zip(one, other, strict=True):
+        values = ([float(value) for _, value in each] for each in (row, again))
+        assert next(values) == pytest.approx(next(values), rel=1e-4)
+
+
 def test_metrics_survive_a_resume(
     run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
 ) -> None:
@@ -301,13 +312,18 @@ def assert_close(first: Path, second: Path) -> None:
         torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_are_one_and_either_goes_on_for_the_other(
-    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
+    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path, strategy: str
 ) -> None:
     """From the start on two; the second half on two; the second half on one."""
     two = [*tiny_run, "data.batch_size=2", "checkpoint.keep_every_n_steps=2"]
+    two += [f"trainer.strategy={strategy}", "samples.every_n_steps=4", "samples.sampling.steps=1"]
+    two += ["samples.prompts=[a red circle,a cross,a square]"]
     torchrun([*two, "name=two"], tmp_path)
     assert_close(whole, tmp_path / "runs" / "two")
+    assert_same_losses(whole, tmp_path / "runs" / "two")
+    assert (tmp_path / "runs" / "two" / "samples" / "step_000004.png").exists()
     one = [*tiny_run, "checkpoint.keep_every_n_steps=2"]
     assert run_cli(*one, "name=half") == 0
     for name in ("half", "two"):
