@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before the first import of transformers
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("SUBMITIT_LOG_LEVEL", "ERROR")  # here, and in jobs
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper

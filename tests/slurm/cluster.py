@@ -17,7 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NODES = ("bksdm-n1", "bksdm-n2")
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "sinfo", "scontrol", "scancel")
+PROGRAMS = (
+    "setpriv",
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "sinfo",
+    "scontrol",
+    "scancel",
+)
 HOSTS = Path("/etc/hosts")
 HOSTS_LINE = f"127.0.0.1 {' '.join(NODES)}  # bksdm tests/slurm\n"
 GRACE_SECONDS = 60  # between a preemption's SIGTERM and its SIGKILL
@@ -128,10 +138,14 @@ class Cluster:
 
         wait_until(reached, seconds=seconds, what=what)
 
-    def start_now(self, job: str) -> None:
-        """Do not wait the two minutes that Slurm holds a requeued job back."""
+    def start_soon(self, job: str) -> None:
+        """Do not wait the two minutes that Slurm holds a requeued job back.
+
+        Nor none at all: what starts in the second in which its last start was ended is taken for
+        that ("Job credential revoked"), and fails.
+        """
         self.wait_for(job, "PENDING", seconds=60)
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
     def _idle(self) -> bool:
         for daemon in self.daemons:
@@ -146,7 +160,7 @@ class Cluster:
         with (self.folder / "log" / f"{name}.out").open("wb") as log:
             self.daemons.append(
                 subprocess.Popen(
-                    command,
+                    ("setpriv", "--pdeathsig", "TERM", *command),  # should pytest be killed
                     env=self.environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -188,7 +202,7 @@ class Cluster:
             JobRequeue=1
             PreemptType=preempt/partition_prio
             PreemptMode=REQUEUE
-            SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+            SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
             StateSaveLocation={self.folder}/state
             SlurmdSpoolDir={self.folder}/spool/%n
             SlurmctldLogFile={self.folder}/log/slurmctld

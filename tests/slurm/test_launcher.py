@@ -57,7 +57,6 @@ def test_an_input_error_comes_back_and_fails_the_job(cluster: Cluster, tmp_path:
     assert "bksdm train: " in logs(tmp_path)
     [job] = [path.name for path in (tmp_path / "runs" / ".submitit").glob("[0-9]*")]
     cluster.wait_for(job, "FAILED", seconds=20)
-    assert cluster.job(job)["ExitCode"] == "2:0"
 
 
 def test_a_refusal_of_slurm_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
@@ -75,13 +74,14 @@ def test_a_preempted_job_of_the_launcher_goes_on(
     own = [
         *("name=cut", "launcher.nodes=2", "trainer.max_steps=48"),
         *("checkpoint.every_n_steps=1000", "checkpoint.keep_every_n_steps=4"),
+        "trainer.validate_every_n_steps=12",
     ]
     command = bksdm(cluster, tmp_path, *run, *SLURM, *own)
     checkpoints = tmp_path / "runs" / "cut" / "checkpoints"
     wait_until((checkpoints / "step_4.ckpt").exists, seconds=90, what="4 steps are done")
     [job] = [path.name for path in (tmp_path / "runs" / ".submitit").glob("[0-9]*")]
     cluster.run("scancel", "--signal=USR2", job)  # what submitit asks Slurm for
-    cluster.start_now(job)
+    cluster.start_soon(job)
     assert (checkpoints / "last.ckpt").exists()
     _, said = command.communicate(timeout=150)
     assert command.returncode == 0, said + logs(tmp_path)

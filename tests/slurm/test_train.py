@@ -31,6 +31,7 @@ def long_run(sd1_folder: Path, shards: Path) -> list[str]:
     return [
         *tiny_run_arguments(sd1_folder, shards)[1:],
         f"trainer.max_steps={MAX_STEPS}",
+        "trainer.validate_every_n_steps=12",
         "checkpoint.every_n_steps=1000",
         f"checkpoint.keep_every_n_steps={EVERY}",
     ]
@@ -99,7 +100,7 @@ def test_two_preemptions_cost_no_step(
 
     wait_for_step(cluster, job, run, EVERY)
     cluster.run("scancel", "--signal=USR1", job)
-    cluster.start_now(job)
+    cluster.start_soon(job)
     first = saved_step(run)
     assert EVERY <= first < MAX_STEPS - 2 * EVERY, log.read_text()
 
@@ -108,7 +109,7 @@ def test_two_preemptions_cost_no_step(
         "--nodes=2", "--partition=high", f"--output={os.devnull}", "--wrap=srun true"
     )
     cluster.wait_for(urgent, "COMPLETED", seconds=60)
-    cluster.start_now(job)
+    cluster.start_soon(job)
     second = saved_step(run)
     assert first < second < MAX_STEPS, log.read_text()
 
