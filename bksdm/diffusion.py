@@ -6,7 +6,7 @@ progressive distillation (arXiv 2202.00512, appendix D): v = sqrt(abar_t) epsilo
 x_0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -43,6 +43,10 @@ class Diffusion:
                 f"scheduler prediction_type is {kind!r}; expected 'epsilon' or 'v_prediction'"
             )
         return cls(DDPMScheduler.from_config(config).alphas_cumprod, kind)
+
+    def to(self, device: torch.device) -> "Diffusion":
+        """With the schedule on a device, where every step looks it up."""
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
     @property
     def steps(self) -> int:

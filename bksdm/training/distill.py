@@ -95,6 +95,7 @@ class Distillation(pl.LightningModule):
         """
         self._held = (self.speed.frozen(self.teacher, device),)
         self.speed.lay_out(self.student)
+        self.diffusion = self.diffusion.to(device)
         teacher, student = self.teacher.unet, self.student
         self._ask_teacher = self._eager(teacher, self.teacher_taps)
         if self.speed.compile is not None:
@@ -128,10 +129,10 @@ class Distillation(pl.LightningModule):
         timesteps, noise, posterior_noise = sample_randomness(
             batch.seeds, (moments.shape[1] // 2, *moments.shape[2:]), steps=self.diffusion.steps
         )
-        timesteps, noise = timesteps.to(self.device), noise.to(self.device)
-        latents = self.teacher.scaled_latents(moments, noise=posterior_noise.to(self.device)).to(
-            noise.dtype
+        timesteps, noise, posterior_noise = (
+            self._sent(drawn) for drawn in (timesteps, noise, posterior_noise)
         )
+        latents = self.teacher.scaled_latents(moments, noise=posterior_noise).to(noise.dtype)
         return NoisyBatch(
             latents=self.diffusion.noised(latents, noise, timesteps),
             timesteps=timesteps,
@@ -139,6 +140,12 @@ class Distillation(pl.LightningModule):
             target=self.diffusion.target(latents, noise, timesteps),
             weights=self.diffusion.min_snr_weights(timesteps, gamma=self.min_snr_gamma),
         )
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        """On the device; pinned first, as a copy from other memory waits for all earlier steps."""
+        if self.device.type != "cuda":
+            return drawn.to(self.device)
+        return drawn.pin_memory().to(self.device, non_blocking=True)
 
     def encoded(self, batch: TextImageBatch) -> tuple[Tensor, Tensor]:
         """Moments of the latents (B, 2 C, h, w), and text states (B, T, D)."""

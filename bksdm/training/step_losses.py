@@ -47,7 +47,8 @@ class StepLosses:
         norm = gradient_norm.to(self._sum).reshape(1)
         self._last = torch.cat([self._sum / self._micro_batches, norm])
         self._sum, self._micro_batches = None, 0
-        now = torch.cat([self._last.new_tensor([step]).double(), self._last.double()])
+        # Filled on the device: a number that is copied there would be waited for.
+        now = torch.cat([self._last.new_full((1,), step).double(), self._last.double()])
         if self._bad is None:
             self._bad = torch.full_like(now, -1)
         new = (self._bad[0] < 0) & ~self._last.isfinite().all()
