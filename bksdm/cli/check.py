@@ -1,157 +1,240 @@
 """bksdm check."""
 
 import json
-import os
+import shutil
+import sys
+import time
 from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from omegaconf import DictConfig, OmegaConf
+import torch
+from omegaconf import DictConfig
 
-from bksdm.cli.config import built, optional_number
-from bksdm.cli.progress import Progress
-from bksdm.data.checking import check_shards
-from bksdm.data.findings import Summary, summary
-from bksdm.data.index import build_index
+from bksdm.cli import run_cost
+from bksdm.cli.config import built, number, optional_number, switch
+from bksdm.cli.planned import Complaints, Planned, planned
+from bksdm.cli.run_problems import Known, run_problems
+from bksdm.cli.shards_report import (
+    DEPTHS,
+    SPLITS,
+    Split,
+    locations_of,
+    look,
+    shard_notes,
+    shard_problems,
+    shard_tables,
+)
+from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.limits import check_settings
-from bksdm.data.location import expand
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.errors import InputError
-from bksdm.evaluation.report import table
 from bksdm.models.source import TeacherSource, picture_size
-from bksdm.models.teacher import load_tokenizer
+from bksdm.models.teacher import load_teacher, load_tokenizer
+from bksdm.training.estimate import Pace, existing, paces_of
+from bksdm.training.memory import Memory
+from bksdm.training.run import start_of
 
-MAX_WORKERS = 8
+
+class Part(NamedTuple):
+    """A part of what is told, for people and for programs."""
+
+    name: str
+    text: str
+    values: Any
 
 
 def run(config: DictConfig) -> int:
-    """Look into every shard, print what was found; exit code 2 if a run would stop."""
+    """Print what a run will cost and everything that would stop it; exit code 2 if something
+    would. Trains nothing.
+    """
+    begin = time.monotonic()
     if config.format not in ("text", "json"):
         raise InputError(f"format={config.format}: expected text or json")
+    if config.shards not in DEPTHS:
+        raise InputError(f"shards={config.shards}: expected one of {', '.join(DEPTHS)}")
+    number(config, "rehearsal", least=0)
+    complaints = Complaints()
+    splits = _splits(config, complaints, alone=switch(config, "only_shards"))
+    limit = config.data.max_bad_fraction
+    if complaints.refuses(partial(check_settings, max_bad_fraction=limit)):
+        limit = 1.0
+    complaints.add(shard_problems(splits, limit=limit))
+    complaints.notes += shard_notes(splits)
+    parts: list[Part] = []
+    if not config.only_shards:
+        parts = _run_parts(planned(config, complaints), splits, complaints)
+    seconds = time.monotonic() - begin
+    if config.format == "json":
+        _print_json(splits, parts, complaints, seconds)
+    else:
+        _print_text(splits, parts, complaints, seconds)
+    for problem in complaints.problems:
+        print(f"bksdm check: {problem}", file=sys.stderr)
+    return 2 if complaints.problems else 0
+
+
+def _splits(config: DictConfig, complaints: Complaints, *, alone: bool) -> dict[str, Split]:
+    """The splits that are there, looked into."""
     workers = optional_number(config, "workers", least=1)
     resolution = optional_number(config, "data.resolution", least=1)
-    limit = config.data.max_bad_fraction
-    check_settings(max_bad_fraction=limit)
-    source = built(config.teacher, TeacherSource)
-    resolution = resolution or picture_size(source)
-    tokenizer = load_tokenizer(source)
-    store = ShardStore(built(config.data.cache, CacheSettings))
-    found: dict[str, Summary] = {}
-    pictures: list[npt.NDArray[np.int64]] = []
-    indices: list[str] = []
-    for split, name in (("training", "shards"), ("validation", "validation_shards")):
-        if split == "validation" and OmegaConf.is_missing(config.data, name):
+    source = complaints.attempt(lambda: built(config.teacher, TeacherSource))
+    cache = complaints.attempt(lambda: built(config.data.cache, CacheSettings))
+    if source is None or cache is None:
+        return {}
+    store = ShardStore(cache)
+    read = None  # samples are read as the teacher reads them
+    if config.shards == "full":
+        read = complaints.attempt(lambda: (load_tokenizer(source), picture_size(source)))
+    found = {}
+    for split, name in SPLITS.items():
+        if alone and split == "validation" and not config.data.get(name):
             continue
-        locations = expand(plain_shards(config, name), allow_pipe=store.settings.allow_pipe)
-        quiet = config.format == "json"
-        with Progress(len(locations), what=split, unit="shard", shown=not quiet) as progress:
-            findings = check_shards(
+        locations = complaints.attempt(partial(locations_of, config, split, store))
+        if locations is None or (config.shards == "full" and read is None):
+            continue
+        looked = complaints.attempt(
+            partial(
+                look,
+                split,
                 locations,
-                tokenizer,
+                read[0] if read else None,
                 store=store,
-                workers=workers or min(os.cpu_count() or 1, MAX_WORKERS),
-                on_shards=progress.advance,
+                depth=config.shards,
+                resolution=resolution or (read[1] if read else 0),
+                workers=workers,
+                quiet=config.format == "json",
             )
-        if not any(each.broken for each in findings):
-            index = build_index(locations, store=store)  # left beside the shards, for later
-            indices.append(f"{split}: index {index.fingerprint}")
-        pictures.append(np.concatenate([each.pictures for each in findings]))
-        found[split] = summary(
-            findings,
-            longest=tokenizer.model_max_length,
-            resolution=resolution,
         )
-    if config.format == "json":
-        print(json.dumps({split: asdict(numbers) for split, numbers in found.items()}, indent=1))
-    else:
-        shared = len(np.intersect1d(pictures[0], pictures[1])) if len(pictures) > 1 else 0
-        print("\n\n".join([tables(found), "\n".join([*notes(found, shared=shared), *indices])]))
-    _refuse(found, limit=limit)
-    return 0
+        if looked is not None:
+            found[split] = looked
+    return found
 
 
-def plain_shards(config: DictConfig, name: str) -> str | list[str]:
-    """The pattern, or the patterns, of a split."""
-    value = config.data[name]
-    return value if isinstance(value, str) else list(value)
-
-
-def notes(found: dict[str, Summary], *, shared: int) -> list[str]:
-    """What the tables do not say loudly enough."""
-    lines = [
-        f"{split}: {numbers.captions['over the limit']:,} captions are cut off at"
-        f" {numbers.captions['limit']} tokens"
-        for split, numbers in found.items()
-        if numbers.captions.get("over the limit")
-    ]
-    return [*lines, *[f"{shared:,} pictures are in both splits"] * bool(shared)]
-
-
-def tables(found: dict[str, Summary]) -> str:
-    """What was found, for people."""
-    rows = [
-        [
-            split, numbers.kind, f"{numbers.shards:,}", f"{numbers.samples:,}", f"{numbers.bad:,}",
-            f"{100 * numbers.bad_fraction:.3f}", f"{len(numbers.broken):,}",
-        ]
-        for split, numbers in found.items()
-    ]  # fmt: skip
-    header = ["", "holds", "shards", "samples", "bad", "bad, %", "broken shards"]
-    parts = [table(rows, header=header)]
-    for title, part in (("caption tokens", _captions), ("pixels", _sizes), ("twice", _twice)):
-        lines = [[split, *part(numbers)] for split, numbers in found.items()]
-        parts.append(table(lines, header=[title, *_HEADERS[title]]))
-    bad = [
-        [reason, split, f"{told['samples']:,}", told["worst_shard"], told["example"]]
-        for split, numbers in found.items()
-        for reason, told in numbers.reasons.items()
-    ]
-    if bad:
-        parts.append(table(bad, header=["bad samples", "", "number", "most in", "for example"]))
-    broken = [
-        f"broken: {location}: {what}"
-        for numbers in found.values()
-        for location, what in numbers.broken.items()
-    ]
-    parts += ["\n".join(broken)] * bool(broken)
-    return "\n\n".join(parts)
-
-
-_HEADERS = {
-    "caption tokens": ["median", "95 %", "longest", "empty", "limit", "over the limit"],
-    "pixels": ["short side: least", "median", "most", "below the resolution", "most common"],
-    "twice": ["keys", "pictures"],
-}
-
-
-def _captions(numbers: Summary) -> list[str]:
-    names = _HEADERS["caption tokens"]
-    return [f"{numbers.captions[name]:,}" if numbers.captions else "-" for name in names]
-
-
-def _sizes(numbers: Summary) -> list[str]:
-    if not numbers.sizes:
-        return ["-"] * 5
-    least, _, median, _, most = numbers.sizes["short side"]
-    size, count = numbers.sizes["most common"][0]
-    below = numbers.sizes["below the resolution"]
-    return [f"{least:,}", f"{median:,}", f"{most:,}", f"{below:,}", f"{size} ({count:,})"]
-
-
-def _twice(numbers: Summary) -> list[str]:
-    return [f"{numbers.duplicate_keys:,}", f"{numbers.duplicate_pictures:,}"]
-
-
-def _refuse(found: dict[str, Summary], *, limit: float) -> None:
-    for split, numbers in found.items():
-        if numbers.broken:
-            location, what = next(iter(numbers.broken.items()))
-            raise InputError(
-                f"{len(numbers.broken)} broken {split} shards, the first is {location}: {what}"
+def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -> list[Part]:
+    """Costs of a run; its problems go to the complaints."""
+    latents = complaints.attempt(lambda: run_cost.latents_of(splits)) or ""
+    networks = run_cost.networks_of(run, latents)
+    memory = complaints.attempt(lambda: run_cost.memory_of(run, latents))
+    disk = run_cost.disk_left_by(run, networks) if networks else None
+    capacity = run_cost.capacity_of(run)
+    sharing = 1 if run.on_gpu else run.on_node
+    complaints.add(
+        run_problems(
+            Known(
+                run=run,
+                splits=splits,
+                memory=memory,
+                capacity=capacity,
+                sharing=sharing,
+                disk=disk,
             )
-        if numbers.bad_fraction > limit:
-            raise InputError(
-                f"{100 * numbers.bad_fraction:.3g} % of the {split} samples are bad, more than"
-                f" data.max_bad_fraction={limit:g} allows; make the shards again without them, or"
-                " raise the limit"
-            )
+        )
+    )
+    parts = []
+    if networks:
+        parts.append(Part("networks", run_cost.network_table(networks), asdict(networks)))
+    if memory:
+        values = asdict(memory) | {"total": memory.total, "device": capacity}
+        parts.append(Part("memory", run_cost.memory_table(memory, capacity=capacity), values))
+        if 0.9 * capacity < memory.total * sharing <= capacity:
+            complaints.notes.append("memory: less than a tenth of the device's is left")
+    line = complaints.attempt(lambda: run_cost.batch_line(run))
+    if line:
+        parts.append(Part("batch", line, line))
+    if networks and memory:
+        parts += _time_part(run, networks, memory, complaints)
+    if disk:
+        free = shutil.disk_usage(existing(run.folder.path)).free
+        values = asdict(disk) | {"total": disk.total, "free": free}
+        parts.append(Part("disk", run_cost.disk_table(disk, free=free), values))
+    return parts
+
+
+def _time_part(
+    run: Planned, networks: run_cost.Networks, memory: Memory, complaints: Complaints
+) -> list[Part]:
+    start = complaints.attempt(lambda: start_of(run.folder))
+    done = start.steps if start else 0
+    work = run_cost.work_left(run, done=done)
+    paces = _paces(run, networks, memory, complaints, done=done) if work else []
+    if not work or not paces:
+        return []
+    price = run.config.price
+    values = [
+        asdict(pace)
+        | {"hours": work.hours(pace), "device_hours": work.device_hours(pace)}
+        | ({} if price is None else {"cost": work.device_hours(pace) * price})
+        for pace in paces
+    ]
+    return [Part("paces", run_cost.pace_table(paces, work, price=price), values)]
+
+
+def _paces(
+    run: Planned,
+    networks: run_cost.Networks,
+    memory: Memory,
+    complaints: Complaints,
+    *,
+    done: int,
+) -> list[Pace]:
+    """Of the named device, from its peak; of this machine, from a rehearsal."""
+    assert run.trainer is not None
+    assert run.source is not None
+    source = run.source
+    if run.device is not None:
+        return paces_of(run.device, precision=run.trainer.precision, flops=networks.flops)
+    if not run.config.rehearsal:
+        return []
+    if complaints.problems:
+        complaints.notes.append("no rehearsal: there are problems")
+        return []
+    reason = run_cost.why_not_here(run, networks, memory)
+    if reason:
+        complaints.notes.append(f"no rehearsal: {reason}; name a device=, or take rehearsal=0")
+        return []
+    teacher = complaints.attempt(lambda: load_teacher(source))
+    if teacher is None:
+        return []
+    data = complaints.attempt(
+        lambda: built(
+            run.config.data,
+            ShardDataModule,
+            seed=run.config.seed,
+            teacher=teacher,
+            resolution=run.resolution,
+        )
+    )
+    if data is None:
+        return []
+    pace = complaints.attempt(lambda: run_cost.rehearsed(run, teacher, data, done=done))
+    if run.on_gpu:
+        held = torch.cuda.max_memory_allocated() / run_cost.GIB
+        complaints.notes.append(
+            f"memory: the rehearsal held {held:.3f} GiB of the GPU's at its peak"
+        )
+    return [pace] if pace else []
+
+
+def _print_text(
+    splits: dict[str, Split],
+    parts: list[Part],
+    complaints: Complaints,
+    seconds: float,
+) -> None:
+    tables = [shard_tables(splits), *(part.text for part in parts), "\n".join(complaints.notes)]
+    found = f"{len(complaints.problems)} problems" if complaints.problems else "no problems"
+    print("\n\n".join([*filter(None, tables), f"{found}; looked for {seconds:.1f} s"]))
+
+
+def _print_json(
+    splits: dict[str, Split],
+    parts: list[Part],
+    complaints: Complaints,
+    seconds: float,
+) -> None:
+    content: dict[str, Any] = {
+        split: asdict(each.summary) for split, each in splits.items() if each.summary
+    }
+    content |= {part.name: part.values for part in parts}
+    print(json.dumps(content | asdict(complaints) | {"seconds": seconds}, indent=1))

@@ -108,7 +108,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
         result[at : at + 1] = ["teacher=pretrained", f"teacher.path='{teacher}'"]
         if "teacher.name" not in chosen:
             result.append(f"teacher.name='{short}'")
-    if verb == "train" and "experiment" not in chosen and names != ["shapes"]:
+    if verb in ("train", "check") and "experiment" not in chosen and names != ["shapes"]:
         if "shapes" in names:
             raise InputError(
                 f"teacher={teacher}: shapes and others in one sweep follow no common recipe; give"

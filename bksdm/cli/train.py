@@ -207,10 +207,11 @@ def _distil(
         ShardDataModule,
         seed=config.seed,
         teacher=teacher,
-        resolution=_resolution(config, teacher, plan),
+        resolution=picture_resolution(config, teacher, plan),
     )
     data.accumulation(peers.process.world)
-    module = _module(config, teacher, plan, data)
+    speed = built(config.speed, SpeedSettings)
+    module = distillation(config, teacher, plan, speed=speed, data=data.fingerprint)
     ema = Ema(decay=config.ema_decay)
     samples = SampleGrid(
         folder.samples,
@@ -272,9 +273,15 @@ def _headline(
     )
 
 
-def _module(
-    config: DictConfig, teacher: Teacher, plan: BlockPlan, data: ShardDataModule
+def distillation(
+    config: DictConfig,
+    teacher: Teacher,
+    plan: BlockPlan,
+    *,
+    speed: SpeedSettings,
+    data: dict[str, Any],
 ) -> Distillation:
+    """The module of a run on data of this fingerprint."""
     method = config.method
     return Distillation(
         cut(teacher, plan, init=method.init, seed=config.seed),
@@ -285,18 +292,23 @@ def _module(
         normalise_features=method.normalise_features,
         min_snr_gamma=method.min_snr_gamma,
         gradient_clip=method.gradient_clip,
-        speed=built(config.speed, SpeedSettings),
+        speed=speed,
         identity={
             "plan": plan.to_json(),
             "student_config": student_config(teacher.unet.config, plan),
             "teacher": teacher.source.identity,
-            "data": data.fingerprint,
+            "data": data,
             "versions": {name: version(name) for name in _PACKAGES},
         },
     )
 
 
-def _resolution(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> int:
+def picture_resolution(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> int:
+    """Pixels of a side: those that are wanted, else the teacher's own.
+
+    Raises:
+        InputError: VAE and U-Net cannot halve them as often as they do.
+    """
     unit = teacher.latent_factor * 2 ** (plan.stages - 1)
     wanted = optional_number(config, "data.resolution", least=1)
     resolution = wanted or teacher.picture_size

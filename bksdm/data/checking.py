@@ -38,6 +38,7 @@ class Findings:
         samples: good and bad.
         bad: reason -> keys of the samples.
         tokens: number of tokens, with the two that mark the ends -> good samples.
+        unknown: captions with something that the tokenizer has no token for.
         sizes: width and height in pixels, or of latents -> good samples.
         keys: hash of each key.
         pictures: hash of each good picture's bytes.
@@ -49,6 +50,7 @@ class Findings:
     samples: int = 0
     bad: dict[str, list[str]] = field(default_factory=dict)
     tokens: Counter[int] = field(default_factory=Counter)
+    unknown: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     keys: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
     pictures: npt.NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
@@ -175,12 +177,14 @@ def _look(
         captions.append(caption)
         sizes.append(size)
         pictures.append(_hash(picture))
-    lengths = [len(ids) for ids in tokenizer(captions).input_ids] if captions else []
+    tokens = tokenizer(captions).input_ids if captions else []
     return Findings(
         location,
         samples=len(contents),
         bad=bad,
-        tokens=Counter(lengths),
+        tokens=Counter(map(len, tokens)),
+        # CLIP's mark of the end is its unknown token, too.
+        unknown=sum(tokenizer.unk_token_id in ids[:-1] for ids in tokens),
         sizes=Counter(sizes),
         keys=np.array([_hash(key.encode(errors="surrogateescape")) for key in contents.keys]),
         pictures=np.array(pictures, dtype=np.int64),

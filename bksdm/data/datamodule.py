@@ -217,6 +217,10 @@ class ShardDataModule(pl.LightningDataModule):
             first_step=self.trainer.global_step,
             last_step=self.trainer.max_steps,
         )
+        return self.batches(share)
+
+    def batches(self, share: Share) -> DataLoader[TextImageBatch]:
+        """The micro-batches of a share of a run."""
         return self._training.loader(share, self._loading)
 
     def val_dataloader(self) -> DataLoader[TextImageBatch]:

@@ -55,7 +55,9 @@ def summary(findings: Sequence[Findings], *, longest: int, resolution: int) -> S
         bad=sum(found.bad_samples for found in findings),
         reasons=_reasons(findings),
         broken={shown(found.location): found.broken for found in findings if found.broken},
-        captions=_captions(tokens, longest=longest),
+        captions=_captions(
+            tokens, longest=longest, unknown=sum(found.unknown for found in findings)
+        ),
         sizes=_sizes(sizes, resolution=0 if latents else resolution),
         duplicate_keys=_repeated([found.keys for found in findings]),
         duplicate_pictures=_repeated([found.pictures for found in findings]),
@@ -86,7 +88,7 @@ def _reasons(findings: Sequence[Findings]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _captions(tokens: Counter[int], *, longest: int) -> dict[str, int]:
+def _captions(tokens: Counter[int], *, longest: int, unknown: int) -> dict[str, int]:
     if not tokens:
         return {}
     half, most, all_ = _quantiles(tokens, [0.5, 0.95, 1])
@@ -97,6 +99,7 @@ def _captions(tokens: Counter[int], *, longest: int) -> dict[str, int]:
         "empty": sum(count for length, count in tokens.items() if length <= _ENDS),
         "limit": longest,
         "over the limit": sum(count for length, count in tokens.items() if length > longest),
+        "unknown tokens": unknown,
     }
 
 

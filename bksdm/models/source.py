@@ -103,10 +103,26 @@ def picture_size(source: TeacherSource) -> int:
     return int(config["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1))
 
 
-def _read_config(source: TeacherSource, part: str) -> dict[str, Any]:
+def architecture(source: TeacherSource) -> dict[str, dict[str, Any]]:
+    """Configs of `unet`, `vae`, `text_encoder` and `scheduler`; of a named teacher without touching
+    disk or network.
+
+    Raises:
+        InputError: not there, or not of Stable Diffusion.
+    """
+    if source.architecture is not None:
+        parts = {name: dict(config) for name, config in source.architecture.items()}
+    else:
+        parts = {part: _read_config(source, part) for part in ("unet", "vae", "text_encoder")}
+        parts["scheduler"] = _read_config(source, "scheduler", "scheduler_config.json")
+        parts["text_encoder"].setdefault("max_position_embeddings", 77)
+    return parts | {"unet": _filled(parts["unet"])}
+
+
+def _read_config(source: TeacherSource, part: str, name: str = "config.json") -> dict[str, Any]:
     folder = Path(source.location)
     local = source.path.startswith((EMBEDDED, ".", "/", "~")) or folder.is_dir()
-    path = folder / part / "config.json" if local else _downloaded_config(source, part)
+    path = folder / part / name if local else _downloaded_config(source, f"{part}/{name}")
     if path.is_file():
         config: dict[str, Any] = json.loads(path.read_text())
         return config
@@ -118,8 +134,7 @@ def _read_config(source: TeacherSource, part: str) -> dict[str, Any]:
     raise InputError(f"teacher {source.path}: no {path}; expected a diffusers folder or a Hub id")
 
 
-def _downloaded_config(source: TeacherSource, part: str) -> Path:
-    file = f"{part}/config.json"
+def _downloaded_config(source: TeacherSource, file: str) -> Path:
     cause: Exception
     try:
         return Path(hf_hub_download(source.path, file, revision=source.revision))

@@ -15,7 +15,7 @@ def check(sd1_folder: Path, tmp_path: Path) -> list[str]:
     """Arguments of a check of ./own/*.tar."""
     return [
         "check", f"teacher={sd1_folder}", "teacher.name=tiny", f"data.shards={tmp_path}/own/*.tar",
-        "data=shards", "data.resolution=16", "workers=1",
+        "data=shards", "data.resolution=16", "workers=1", "only_shards=true",
     ]  # fmt: skip
 
 
@@ -24,11 +24,14 @@ def test_the_embedded_worlds_shards_are_fine(
 ) -> None:
     arguments = [f"data.shards={shards}/train-*.tar"]
     arguments += [f"data.validation_shards={shards}/validation-*.tar", "workers=2"]
-    assert run_cli("check", *arguments) == 0
+    assert run_cli("check", *arguments, "rehearsal=1") == 0
     out = capsys.readouterr().out
     assert "training    pictures       3       48    0   0.000" in out
     assert "64 x 64 (48)" in out
-    assert run_cli("check", *arguments, "format=json") == 0
+    assert "global batch 32: processes x batch_size x accumulation = 1 x 32 x 1" in out
+    assert "1 steps timed here" in out
+    assert "no problems" in out
+    assert run_cli("check", *arguments, "format=json", "only_shards=true") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["training"]["samples"] == 48
     assert told["validation"]["captions"]["limit"] == 20

@@ -47,7 +47,6 @@ def test_help_lists_every_verb(run_cli: Cli, capsys: pytest.CaptureFixture[str])
         (["train", "data.mode=random"], ["data.mode=random", "exact or stream"]),
         (["train", "data.shards=[[]]"], ["shards are named []"]),
         (["train", "foo"], ["foo", "key=value"]),
-        (["check", "data.max_bad_fraction=abc"], ["data.max_bad_fraction=abc", "from 0 to 1"]),
         (["prepare", "out=null"], ["out=None", "a folder"]),
         (["prepare", "seed=-1"], ["seed=-1", "at least 0"]),
         (["train", "trainer.devices=2"], ["devices=2", "1 processes were started", "torchrun"]),

@@ -1,0 +1,235 @@
+"""A run as its settings describe it, built as far as it can be without weights and without
+starting anything; what cannot be built is a complaint, not the end.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bksdm.cli.config import built, logger_of, number, plain
+from bksdm.cli.train import picture_resolution
+from bksdm.data.limits import check_settings
+from bksdm.data.store import CacheSettings
+from bksdm.errors import InputError
+from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.shapes import ShapesProtocol
+from bksdm.losses.distill import LossWeights
+from bksdm.models.devices import ACCELERATORS, Accelerator, named
+from bksdm.models.source import TeacherSource, architecture
+from bksdm.models.teacher import Teacher, load_teacher
+from bksdm.processes import this_process
+from bksdm.surgery.blocks import student_config
+from bksdm.surgery.plan import BlockPlan
+from bksdm.training.folder import RunFolder
+from bksdm.training.optim import OptimizerSettings
+from bksdm.training.saving import CheckpointSettings
+from bksdm.training.speed import SpeedSettings
+from bksdm.training.trainer import TrainerSettings
+
+OWN: Final = ("format", "workers", "shards", "only_shards", "device", "rehearsal", "price")
+_DATA: Final = (
+    "validation_samples",
+    "buffer",
+    "workers",
+    "caption_dropout",
+    "flip",
+    "mode",
+    "start_method",
+)
+T = TypeVar("T")
+
+
+@dataclass
+class Complaints:
+    """Everything that was found wrong, each said once.
+
+    Attributes:
+        problems: would stop the run.
+        notes: would not.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def attempt(self, make: Callable[[], T]) -> T | None:
+        """What `make` returns; None, and a problem more, if it refuses."""
+        try:
+            return make()
+        except InputError as error:
+            self.add([str(error)])
+            return None
+
+    def refuses(self, check: Callable[[], None]) -> bool:
+        """Whether `check` refuses: then there is a problem more."""
+        before = len(self.problems)
+        self.attempt(check)
+        return len(self.problems) > before
+
+    def add(self, problems: Iterable[str]) -> None:
+        """More problems."""
+        for line in (" ".join(each.split()) for each in problems):
+            if line not in self.problems:
+                self.problems.append(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What the settings describe; None where they describe nothing that could be built.
+
+    Attributes:
+        config: the settings.
+        values: those of the run alone, as plain values; None while one is missing.
+        device: the accelerator that was named; None: this machine.
+        source: of the teacher.
+        architecture: configs of its parts.
+        teacher: all of it, but tensors have no contents.
+        plan: of the student.
+        student: config of the student's U-Net.
+        resolution: pixels of a side.
+        trainer: settings, whatever accelerators are here.
+        speed: settings.
+        checkpoint: settings.
+        cache: settings.
+        folder: of the run.
+        batch_size: samples of a micro-batch.
+        global_batch: samples of an optimiser step.
+        grid_interval: optimiser steps between sample grids; 0: none.
+        ema_decay: of the average.
+    """
+
+    config: DictConfig
+    values: dict[str, Any] | None
+    device: Accelerator | None
+    source: TeacherSource | None
+    architecture: dict[str, dict[str, Any]] | None
+    teacher: Teacher | None
+    plan: BlockPlan | None
+    student: dict[str, Any] | None
+    resolution: int | None
+    trainer: TrainerSettings | None
+    speed: SpeedSettings | None
+    checkpoint: CheckpointSettings | None
+    cache: CacheSettings | None
+    folder: RunFolder
+    batch_size: int | None
+    global_batch: int | None
+    grid_interval: int | None
+    ema_decay: float | None
+
+    @property
+    def on_gpu(self) -> bool:
+        """True if the run computes on accelerators."""
+        return self.device is not None or bool(self.trainer and self.trainer.gpu)
+
+    @property
+    def on_node(self) -> int:
+        """Processes of a node."""
+        wanted = self.trainer.devices if self.trainer else 1
+        if wanted == "auto":
+            return max(torch.cuda.device_count(), 1)
+        started = this_process()
+        return int(wanted or started.world // started.nodes)
+
+    @property
+    def world(self) -> int:
+        """Processes of the run."""
+        return self.on_node * ((self.trainer and self.trainer.num_nodes) or this_process().nodes)
+
+
+def planned(config: DictConfig, complaints: Complaints) -> Planned:
+    """Build what can be built of a run."""
+    attempt = complaints.attempt
+    device = attempt(lambda: _device(config))
+    source = attempt(lambda: built(config.teacher, TeacherSource))
+    plan = attempt(lambda: built(config.student, BlockPlan))
+    # On another machine there is what is asked for.
+    extra = {"accelerator": "auto"} if config.device else {}
+    trainer = attempt(lambda: built(config.trainer, TrainerSettings, **extra))
+    if trainer is None:
+        trainer = Complaints().attempt(
+            lambda: built(config.trainer, TrainerSettings, accelerator="auto")
+        )
+    parts = attempt(lambda: architecture(source)) if source else None
+    teacher = attempt(lambda: _hollow(source, parts)) if source and parts else None
+    student = attempt(lambda: student_config(parts["unet"], plan)) if parts and plan else None
+    resolution = (
+        attempt(lambda: picture_resolution(config, teacher, plan)) if teacher and plan else None
+    )
+    for build in _OTHERS:
+        attempt(partial(build, config))
+    return Planned(
+        config=config,
+        values=_values(config),
+        device=device,
+        source=source,
+        architecture=parts,
+        teacher=teacher,
+        plan=plan,
+        student=student,
+        resolution=resolution,
+        trainer=trainer,
+        speed=attempt(lambda: built(config.speed, SpeedSettings)),
+        checkpoint=attempt(lambda: built(config.checkpoint, CheckpointSettings)),
+        cache=attempt(lambda: built(config.data.cache, CacheSettings)),
+        folder=RunFolder(Path(config.runs_dir) / config.name),
+        batch_size=attempt(lambda: number(config, "data.batch_size", least=1)),
+        global_batch=attempt(lambda: number(config, "data.global_batch", least=1)),
+        grid_interval=attempt(lambda: number(config, "samples.every_n_steps", least=0)),
+        ema_decay=attempt(lambda: _ema_decay(config)),
+    )
+
+
+def weightless(source: TeacherSource, parts: dict[str, dict[str, Any]]) -> TeacherSource:
+    """The same teacher with nothing to be read; to be loaded where tensors have no contents."""
+    return replace(source, weights="random", architecture=parts)
+
+
+def _hollow(source: TeacherSource, parts: dict[str, dict[str, Any]]) -> Teacher:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return load_teacher(weightless(source, parts))
+
+
+def _device(config: DictConfig) -> Accelerator | None:
+    if config.device is None:
+        return None
+    found = named(str(config.device))
+    if found is None:
+        names = ", ".join(each.name for each in ACCELERATORS)
+        raise InputError(f"device={config.device}: expected one of {names}, or null")
+    return found
+
+
+def _ema_decay(config: DictConfig) -> float:
+    value = config.ema_decay
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"ema_decay={value}: expected a number from 0 to 1")
+    return float(value)
+
+
+def _protocol(config: DictConfig) -> None:
+    if config.protocol:
+        built(config.protocol, ShapesProtocol)
+
+
+# Settings that nothing else here builds.
+_OTHERS: Final[tuple[Callable[[DictConfig], object], ...]] = (
+    _protocol,
+    logger_of,
+    lambda config: built(config.method.weights, LossWeights),
+    lambda config: built(config.optimizer, OptimizerSettings),
+    lambda config: built(config.samples.sampling, Sampling),
+    *(lambda config, name=name: check_settings(**{name: config.data[name]}) for name in _DATA),
+)
+
+
+def _values(config: DictConfig) -> dict[str, Any] | None:
+    own = OmegaConf.masked_copy(config, [str(name) for name in config if name not in OWN])
+    missing = OmegaConf.missing_keys(own)
+    return None if missing else json.loads(json.dumps(plain(own)))

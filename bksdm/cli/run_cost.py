@@ -1,0 +1,258 @@
+"""What a run will cost: traced, timed and counted, and put into tables."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
+
+import torch
+
+from bksdm.cli.planned import Planned, weightless
+from bksdm.cli.shards_report import Split
+from bksdm.cli.train import distillation
+from bksdm.data.datamodule import ShardDataModule
+from bksdm.data.exact import Share
+from bksdm.data.order import accumulation
+from bksdm.errors import InputError
+from bksdm.evaluation.report import table
+from bksdm.models.cost import Cost, step_flops, text_encoder_macs, unet_cost, vae_encoder_macs
+from bksdm.models.teacher import Teacher, load_teacher
+from bksdm.training.estimate import (
+    Disk,
+    Pace,
+    StepFlops,
+    Work,
+    checkpoint_copies,
+    disk_of,
+    grids_of,
+    pace_measured,
+)
+from bksdm.training.memory import BatchShape, Memory, traced_memory
+from bksdm.training.rehearsal import Rehearsal, timed_steps
+
+GIB: Final = 2**30
+PATIENCE: Final = 120.0  # seconds that a rehearsal may take
+
+
+@dataclass(frozen=True)
+class Networks:
+    """One forward of each on one sample of the run.
+
+    Attributes:
+        teacher: its U-Net.
+        student: its U-Net.
+        flops: of a training step, an image.
+    """
+
+    teacher: Cost
+    student: Cost
+    flops: StepFlops
+
+
+def networks_of(run: Planned, latents: str) -> Networks | None:
+    """Costs at the run's resolution; `latents` is what latent shards say of themselves."""
+    if run.architecture is None or run.student is None or run.teacher is None:
+        return None
+    if run.resolution is None or run.speed is None:
+        return None
+    side = run.resolution // run.teacher.latent_factor
+    tokens = run.architecture["text_encoder"]["max_position_embeddings"]
+    teacher = unet_cost(run.architecture["unet"], side, tokens=tokens)
+    student = unet_cost(run.student, side, tokens=tokens)
+    useful = step_flops(teacher.macs, student.macs)
+    extra = 0 if "text_hash" in latents else text_encoder_macs(run.architecture["text_encoder"])
+    extra += 0 if latents else vae_encoder_macs(run.architecture["vae"], run.resolution)
+    extra += student.macs if run.speed.gradient_checkpointing else 0
+    return Networks(teacher, student, StepFlops(useful, useful + 2 * extra))
+
+
+def memory_of(run: Planned, latents: str) -> Memory | None:
+    """Memory of a step at its peak."""
+    teacher, plan, trainer, parts = run.teacher, run.plan, run.trainer, run.architecture
+    if teacher is None or plan is None or trainer is None or parts is None or run.source is None:
+        return None
+    if run.resolution is None or run.speed is None:
+        return None
+    batch_size, ema_decay = run.batch_size, run.ema_decay
+    if batch_size is None or ema_decay is None:
+        return None
+    tokens = int(parts["text_encoder"]["max_position_embeddings"])
+    bare = weightless(run.source, parts)
+    # What a compiler leaves out of memory is not known beforehand.
+    speed = replace(run.speed, compile=None, attention="auto")
+    batch = BatchShape(
+        samples=batch_size,
+        tokens=tokens,
+        pixels=None if latents else (3, run.resolution, run.resolution),
+        moments=teacher.moments_shape(run.resolution) if latents else None,
+        text=(tokens, parts["unet"]["cross_attention_dim"]) if "text_hash" in latents else None,
+    )
+    return traced_memory(
+        lambda: distillation(run.config, load_teacher(bare), plan, speed=speed, data={}),
+        batch=batch,
+        precision=trainer.precision,
+        ema_decay=ema_decay,
+        cuda=run.on_gpu,
+        processes=run.world,
+    )
+
+
+def capacity_of(run: Planned) -> int:
+    """Bytes of memory that the run's device has."""
+    if run.device is not None:
+        return run.device.memory_gib * GIB
+    if run.on_gpu:
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def disk_left_by(run: Planned, networks: Networks) -> Disk | None:
+    """What the run leaves on the disk."""
+    if run.checkpoint is None or run.trainer is None or run.teacher is None:
+        return None
+    if run.grid_interval is None:
+        return None
+    samples, steps = run.config.samples, run.trainer.max_steps
+    encoders = (run.teacher.vae, run.teacher.text_encoder)
+    return disk_of(
+        parameters=networks.student.parameters,
+        encoder_parameters=sum(each.numel() for part in encoders for each in part.parameters()),
+        copies=checkpoint_copies(
+            max_steps=steps,
+            best=run.checkpoint.best,
+            keep_every_n_steps=run.checkpoint.keep_every_n_steps,
+        ),
+        grids=grids_of(max_steps=steps, every_n_steps=run.grid_interval),
+        pictures=3 * len(samples.prompts),
+        resolution=run.teacher.picture_size,
+    )
+
+
+def work_left(run: Planned, *, done: int) -> Work | None:
+    """Samples of the remaining steps."""
+    if run.trainer is None or run.global_batch is None:
+        return None
+    steps = max(run.trainer.max_steps - done, 0)
+    return Work(steps * run.global_batch, run.world)
+
+
+def why_not_here(run: Planned, networks: Networks, memory: Memory) -> str | None:
+    """Why no rehearsal can be had on this machine, if so."""
+    if run.on_gpu:
+        return None
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    if memory.total > free:
+        return f"a step takes {memory.total / GIB:.1f} GiB, {free / GIB:.1f} GiB are free here"
+    images = run.config.data.global_batch / run.world * (run.config.rehearsal + 1)
+    seconds = images * networks.flops.computed / _rate_here()
+    return f"it would take about {seconds / 60:.0f} min here" if seconds > PATIENCE else None
+
+
+def _rate_here() -> float:
+    """FLOP/s of the CPU in a matrix product."""
+    side = 1024
+    factor = torch.ones(side, side)
+    factor @ factor
+    begin = time.perf_counter()
+    for _ in range(4):
+        factor @ factor
+    return 4 * 2 * side**3 / (time.perf_counter() - begin)
+
+
+def rehearsed(run: Planned, teacher: Teacher, data: ShardDataModule, *, done: int) -> Pace:
+    """Time a few steps on this machine's device, after one that warms up. Nothing is saved.
+
+    Raises:
+        InputError: the run's first steps would end with it.
+    """
+    assert run.plan is not None
+    assert run.trainer is not None
+    assert run.speed is not None
+    steps = run.config.rehearsal + 1
+    module = distillation(run.config, teacher, run.plan, speed=run.speed, data=data.fingerprint)
+    module.to(torch.device("cuda" if run.on_gpu else "cpu"))
+    module.prepare(module.device)
+    rehearsal = Rehearsal(
+        module,
+        precision=run.trainer.precision,
+        ema_decay=run.config.ema_decay,
+        max_steps=run.trainer.max_steps,
+        processes=run.world,
+    )
+    share = Share(
+        batch=data.batch_size, rank=0, world=run.world, first_step=done, last_step=done + steps
+    )
+    batches = data.batches(share)
+    micro_batches = data.accumulation(run.world)
+    times = list(islice(timed_steps(rehearsal, batches, accumulation=micro_batches), steps))
+    if len(times) < steps:
+        raise InputError(f"the shards ended after {len(times)} steps of a rehearsal of {steps}")
+    return pace_measured(times[1:], images=micro_batches * data.batch_size)
+
+
+def network_table(networks: Networks) -> str:
+    """Parameters and MACs."""
+    rows = [
+        [name, f"{cost.parameters:,}", f"{cost.macs / 1e9:,.4g}"]
+        for name, cost in (("teacher", networks.teacher), ("student", networks.student))
+    ]
+    flops = networks.flops
+    step = f"a step: {flops.useful / 1e9:,.4g} GFLOP an image"
+    if flops.computed > flops.useful:
+        step += f", {flops.computed / 1e9:,.4g} with encoders and recomputation"
+    return table(rows, header=["U-Net", "parameters", "GMACs a forward"]) + f"\n{step}"
+
+
+def memory_table(memory: Memory, *, capacity: int | None) -> str:
+    """By part."""
+    parts = vars(memory) | {"all, at the peak": memory.total}
+    if capacity is not None:
+        parts["the device has"] = capacity
+    rows = [[name, f"{size / GIB:.3f}"] for name, size in parts.items()]
+    return table(rows, header=["memory of a step", "GiB"])
+
+
+def batch_line(run: Planned) -> str:
+    """Global batch in its factors; empty if there are none."""
+    if run.global_batch is None or run.batch_size is None:
+        return ""
+    micro = accumulation(run.global_batch, batch=run.batch_size, world=run.world)
+    return (
+        f"global batch {run.global_batch}: processes x batch_size x accumulation ="
+        f" {run.world} x {run.batch_size} x {micro}"
+    )
+
+
+def pace_table(paces: Sequence[Pace], work: Work, *, price: float | None) -> str:
+    """Time, and money if a price is known."""
+    header = ["pace", "images/s a device", "images/s", "hours", "device-hours", "data wait"]
+    rows = []
+    for pace in paces:
+        wait = "-" if pace.data_wait is None else f"{100 * pace.data_wait:.0f} %"
+        rows.append(
+            [
+                pace.basis,
+                f"{pace.images_per_second:,.4g}",
+                f"{pace.images_per_second * work.devices:,.4g}",
+                f"{work.hours(pace):,.3g}",
+                f"{work.device_hours(pace):,.3g}",
+                wait,
+            ]
+        )
+        if price is not None:
+            rows[-1].append(f"{work.device_hours(pace) * price:,.2f}")
+    return table(rows, header=[*header, *["cost"] * (price is not None)])
+
+
+def disk_table(disk: Disk, *, free: int) -> str:
+    """By part."""
+    rows = [[name, f"{size / 1e9:.2f}"] for name, size in vars(disk).items()]
+    rows += [["all", f"{disk.total / 1e9:.2f}"], ["free", f"{free / 1e9:.2f}"]]
+    return table(rows, header=["disk", "GB"])
+
+
+def latents_of(splits: dict[str, Split]) -> str:
+    """What the training shards say of themselves; empty for pictures, or if there are none."""
+    return splits["training"].format if "training" in splits else ""
