@@ -46,7 +46,9 @@ class Timed(Distillation):
             self.bench.wait()
             now = self.bench.clock()
             self.seconds, self._begin = now - self._begin, now
-        self.trainer.should_stop = batch_idx >= self.steps
+        if batch_idx >= self.steps:
+            self.trainer.limit_val_batches = 0  # Lightning would validate once more
+            self.trainer.should_stop = True
 
 
 class NoAverage(Ema):
