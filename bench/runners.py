@@ -7,7 +7,7 @@ A block begins with a step that is not timed, and a GPU is waited for at a block
 import copy
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -42,12 +42,21 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runners share."""
+    """What all runners share.
+
+    Attributes:
+        world: what is trained on what.
+        teacher: its teacher, of which every runner has its own copy.
+        shards: its data.
+        device: where the steps run.
+        clock: seconds, of the wall or of this process.
+    """
 
     world: World
     teacher: Teacher
     shards: Shards
     device: torch.device
+    clock: Callable[[], float] = time.perf_counter
 
     def data(self, step: Step) -> Any:
         """The data that a kind of step takes."""
@@ -72,11 +81,11 @@ class Bench:
         """Of the next `count` steps, after one that is not timed."""
         next(steps)
         self.wait()
-        begin = time.perf_counter()
+        begin = self.clock()
         for _ in itertools.islice(steps, count):
             pass
         self.wait()
-        return time.perf_counter() - begin
+        return self.clock() - begin
 
     def wait(self) -> None:
         """For the GPU."""

@@ -28,6 +28,7 @@ from bksdm.evaluation.report import table
 from bksdm.models.teacher import load_teacher
 from bksdm.training.speed import SpeedSettings
 
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 # What a machine without the kernel, the compiler, the package or the memory answers with.
 CANNOT_RUN = (InputError, RuntimeError, ImportError, NotImplementedError)
 
@@ -144,11 +145,14 @@ def main() -> None:
     teacher = load_teacher(world.source())
     with tempfile.TemporaryDirectory() as name:
         shards = drawn_shards(Path(name), teacher, batch=world.batch, device=device)
-        lines, notes = rows(Bench(world, teacher, shards, device), chosen, turns)
+        lines, notes = rows(
+            Bench(world, teacher, shards, device, CLOCKS[arguments.clock]), chosen, turns
+        )
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(
-        f"{world.teacher}, batch {world.batch}, {where}, {torch.get_num_threads()} threads, torch"
-        f" {torch.__version__}; {turns.turns} turns of {turns.steps} steps\n"
+        f"{world.teacher}, batch {world.batch}, {where}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}; {turns.turns} turns of {turns.steps} steps, "
+        f"{arguments.clock} clock\n"
         f"our step here: {described(world.step.speed)}, {world.step.precision}\n"
     )
     header = ["this / against", "images/s", "images/s", "ratio (quartiles)", "goal"]
@@ -169,12 +173,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="a block")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="process: CPU seconds of one thread, where others use the machine, too",
+    )
     parser.add_argument("--patience", type=int, default=90, help="seconds for a first block")
     parser.add_argument("--quick", action="store_true", help="2 turns of 1 step: does it run?")
     arguments = parser.parse_args()
     unknown = set(arguments.cases) - {case.name for case in CASES}
     if unknown:
         parser.error(f"no case {sorted(unknown)}; expected some of {[c.name for c in CASES]}")
+    alone = arguments.device == "cpu" and torch.get_num_threads() == 1
+    if arguments.clock == "process" and not alone:
+        parser.error("--clock process: expected the CPU and OMP_NUM_THREADS=1")
     if arguments.turns < 2:
         parser.error("--turns: quartiles need at least 2")
     return arguments
