@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bksdm.cli.config import built, logger_of, number, plain
-from bksdm.cli.train import picture_resolution
+from bksdm.cli.student import picture_resolution
 from bksdm.data.limits import check_settings
 from bksdm.data.store import CacheSettings
 from bksdm.errors import InputError

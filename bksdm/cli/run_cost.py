@@ -11,7 +11,7 @@ import torch
 
 from bksdm.cli.planned import Planned, weightless
 from bksdm.cli.shards_report import Split
-from bksdm.cli.train import distillation
+from bksdm.cli.student import distillation
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.exact import Share
 from bksdm.data.order import accumulation

@@ -9,8 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bksdm.cli.planned import Planned
+from bksdm.cli.same_run import check_same_run
 from bksdm.cli.shards_report import Split
-from bksdm.cli.train import check_same_run
 from bksdm.data.limits import check_cache, check_settings
 from bksdm.data.location import is_remote
 from bksdm.data.order import Order, accumulation

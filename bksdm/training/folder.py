@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
-from bksdm.training.checkpoint import LAST
+from bksdm.training.checkpoint import LAST, PREVIOUS
 from bksdm.training.loggers import METRICS
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,12 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The last checkpoint."""
         return self.checkpoints / LAST
+
+    @property
+    def begun(self) -> bool:
+        """True if there is something to go on from."""
+        kept = (self.checkpoint, self.checkpoints / PREVIOUS)
+        return self.config.exists() and any(path.exists() for path in kept)
 
     @property
     def student(self) -> Path:

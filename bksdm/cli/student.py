@@ -1,0 +1,78 @@
+"""What is trained, from settings: the student that is cut, and the module that distils it."""
+
+from importlib.metadata import version
+from typing import Any, Final
+
+import torch
+from diffusers import UNet2DConditionModel
+from omegaconf import DictConfig
+
+from bksdm.cli.config import built, optional_number
+from bksdm.errors import InputError
+from bksdm.losses.distill import LossWeights
+from bksdm.models.teacher import Teacher
+from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
+from bksdm.surgery.plan import BlockPlan
+from bksdm.training.distill import Distillation
+from bksdm.training.optim import OptimizerSettings
+from bksdm.training.speed import SpeedSettings
+
+_PACKAGES: Final = ("bksdm", "torch", "diffusers", "transformers", "pytorch-lightning")
+
+
+def cut(teacher: Teacher, plan: BlockPlan, *, init: str, seed: int) -> UNet2DConditionModel:
+    """The student before training; with init="random", weights are a function of the seed."""
+    if init == "teacher":
+        return remove_blocks(teacher.unet, plan=plan)
+    if init != "random":
+        raise InputError(f"method.init={init}: expected teacher or random")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return empty_student(teacher.unet.config, plan)
+
+
+def distillation(
+    config: DictConfig,
+    teacher: Teacher,
+    plan: BlockPlan,
+    *,
+    speed: SpeedSettings,
+    data: dict[str, Any],
+) -> Distillation:
+    """The module of a run on data of this fingerprint."""
+    method = config.method
+    return Distillation(
+        cut(teacher, plan, init=method.init, seed=config.seed),
+        teacher,
+        pairs=feature_pairs(plan, teacher.unet.config),
+        weights=built(method.weights, LossWeights),
+        optimizer=built(config.optimizer, OptimizerSettings),
+        normalise_features=method.normalise_features,
+        min_snr_gamma=method.min_snr_gamma,
+        gradient_clip=method.gradient_clip,
+        speed=speed,
+        identity={
+            "plan": plan.to_json(),
+            "student_config": student_config(teacher.unet.config, plan),
+            "teacher": teacher.source.identity,
+            "data": data,
+            "versions": {name: version(name) for name in _PACKAGES},
+        },
+    )
+
+
+def picture_resolution(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> int:
+    """Pixels of a side: those that are wanted, else the teacher's own.
+
+    Raises:
+        InputError: VAE and U-Net cannot halve them as often as they do.
+    """
+    unit = teacher.latent_factor * 2 ** (plan.stages - 1)
+    wanted = optional_number(config, "data.resolution", least=1)
+    resolution = wanted or teacher.picture_size
+    if resolution < unit or resolution % unit:
+        raise InputError(
+            f"data.resolution={resolution}: expected a multiple of {unit}, as the VAE and "
+            f"{plan.stages} stages halve it"
+        )
+    return int(resolution)
