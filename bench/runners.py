@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from diffusers.training_utils import EMAModel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -25,7 +24,8 @@ from bksdm.losses.distill import LossWeights
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.blocks import feature_pairs, remove_blocks
 from bksdm.training.distill import Distillation
-from bksdm.training.optim import OptimizerSettings, clip_gradients
+from bksdm.training.optim import OptimizerSettings
+from bksdm.training.rehearsal import Rehearsal
 
 FOREVER = 10**6  # steps: no run here ends by itself, saves or validates
 
@@ -134,23 +134,10 @@ class BareLoop:
         self.module = distillation(bench, step)
         self.module.to(bench.device)
         self.module.prepare(bench.device)
-        self.steps = self._steps(step)
-
-    def _steps(self, step: Step) -> Iterator[None]:
-        module, device = self.module, self.bench.device
-        optimizer, schedule = module.optimizer_settings.build(module.student, max_steps=FOREVER)
-        ema = EMAModel(module.student.parameters(), decay=0.9999, foreach=True)
-        for batch in self.bench.batches(step):
-            mixed = step.precision == "bf16-mixed"
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                loss = module.terms(batch.to(device, non_blocking=True)).total(module.weights)
-            optimizer.zero_grad()
-            loss.backward()
-            clip_gradients(module.student, module.gradient_clip)
-            optimizer.step()
-            schedule.step()
-            ema.step(module.student.parameters())
-            yield
+        rehearsal = Rehearsal(
+            self.module, precision=step.precision, ema_decay=0.9999, max_steps=FOREVER
+        )
+        self.steps = (rehearsal.step([batch]) for batch in bench.batches(step))
 
     def block(self, steps: int) -> float:
         """Seconds of so many steps."""

@@ -64,7 +64,8 @@ class Rehearsal:
                     self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"
                 ),
             ):
-                loss = self.module.terms(batch.to(self.module.device)).total(self.module.weights)
+                moved = batch.to(self.module.device, non_blocking=True)
+                loss = self.module.terms(moved).total(self.module.weights)
             if number == 0:
                 self.optimizer.zero_grad(set_to_none=self.processes == 1)
             (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
