@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
-from bksdm.cli import run_cost
+from bksdm.cli import cost_tables, run_cost
 from bksdm.cli.config import built, number, optional_number, switch
 from bksdm.cli.planned import Complaints, Planned, planned
 from bksdm.cli.run_problems import Known, run_problems
@@ -133,13 +133,15 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
     )
     parts = []
     if networks:
-        parts.append(Part("networks", run_cost.network_table(networks), asdict(networks)))
+        parts.append(Part("networks", cost_tables.network_table(networks), asdict(networks)))
     if memory:
         values = asdict(memory) | {"total": memory.total, "device": capacity}
-        parts.append(Part("memory", run_cost.memory_table(memory, capacity=capacity), values))
+        parts.append(Part("memory", cost_tables.memory_table(memory, capacity=capacity), values))
         if 0.9 * capacity < memory.total * sharing <= capacity:
             complaints.notes.append("memory: less than a tenth of the device's is left")
-    line = complaints.attempt(lambda: run_cost.batch_line(run))
+    if run.trainer and run.trainer.strategy == "fsdp2" and run.world > 1:
+        complaints.notes.append("memory: as of ddp; trainer.strategy=fsdp2 takes less")
+    line = complaints.attempt(lambda: cost_tables.batch_line(run))
     if line:
         parts.append(Part("batch", line, line))
     if networks and memory:
@@ -147,7 +149,7 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
     if disk:
         free = shutil.disk_usage(existing(run.folder.path)).free
         values = asdict(disk) | {"total": disk.total, "free": free}
-        parts.append(Part("disk", run_cost.disk_table(disk, free=free), values))
+        parts.append(Part("disk", cost_tables.disk_table(disk, free=free), values))
     return parts
 
 
@@ -167,7 +169,7 @@ def _time_part(
         | ({} if price is None else {"cost": work.device_hours(pace) * price})
         for pace in paces
     ]
-    return [Part("paces", run_cost.pace_table(paces, work, price=price), values)]
+    return [Part("paces", cost_tables.pace_table(paces, work, price=price), values)]
 
 
 def _paces(

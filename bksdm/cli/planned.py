@@ -149,13 +149,12 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
     device = attempt(lambda: _device(config))
     source = attempt(lambda: built(config.teacher, TeacherSource))
     plan = attempt(lambda: built(config.student, BlockPlan))
-    # On another machine there is what is asked for.
-    extra = {"accelerator": "auto"} if config.device else {}
-    trainer = attempt(lambda: built(config.trainer, TrainerSettings, **extra))
-    if trainer is None:
-        trainer = Complaints().attempt(
-            lambda: built(config.trainer, TrainerSettings, accelerator="auto")
-        )
+    # What asks for a GPU is known without one, too. On another machine it is there.
+    elsewhere = Complaints() if config.device else complaints
+    trainer = elsewhere.attempt(lambda: built(config.trainer, TrainerSettings))
+    trainer = trainer or attempt(lambda: built(config.trainer, TrainerSettings, accelerator="auto"))
+    speed = elsewhere.attempt(lambda: built(config.speed, SpeedSettings))
+    speed = speed or attempt(lambda: built(config.speed, SpeedSettings, attention="auto"))
     parts = attempt(lambda: architecture(source)) if source else None
     teacher = attempt(lambda: _hollow(source, parts)) if source and parts else None
     student = attempt(lambda: student_config(parts["unet"], plan)) if parts and plan else None
@@ -175,7 +174,7 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
         student=student,
         resolution=resolution,
         trainer=trainer,
-        speed=attempt(lambda: built(config.speed, SpeedSettings)),
+        speed=speed,
         checkpoint=attempt(lambda: built(config.checkpoint, CheckpointSettings)),
         cache=attempt(lambda: built(config.data.cache, CacheSettings)),
         folder=RunFolder(Path(config.runs_dir) / config.name),

@@ -110,7 +110,7 @@ def test_sd14_on_devices_that_are_not_here(
     run = [
         "check", "teacher=sd14", "student=base", "data.shards=none.tar", "shards=none",
         "data.validation_shards=none.tar", "trainer=gpu", "format=json",
-        "trainer.num_nodes=2", "trainer.devices=4", "data.batch_size=16",
+        "trainer.num_nodes=2", "trainer.devices=4", "data.batch_size=16", "attention=xformers",
     ]  # fmt: skip
     assert run_cli(*run, "device=t4") == 2
     captured = capsys.readouterr()
@@ -120,5 +120,6 @@ def test_sd14_on_devices_that_are_not_here(
     assert "t4 has no bfloat16" in captured.err
     assert "more than the device's 16.0 GiB" in captured.err
     assert "none.tar" in captured.err
+    assert len(captured.err.splitlines()) == 3, captured.err  # xformers is that machine's matter
     assert run_cli(*run, "device=abacus") == 2
     assert "device=abacus: expected one of v100" in capsys.readouterr().err
