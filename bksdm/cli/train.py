@@ -31,6 +31,7 @@ from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import load_student, read_checkpoint
+from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
 from bksdm.training.peers import Peers, joined
@@ -97,14 +98,16 @@ def run(config: DictConfig) -> int:
 
 def _run(run: Run) -> int:
     config, folder = run.config, run.folder
-    values = plain(config)
+    values = run.peers.each(lambda: plain(config))
     start = run.peers.decided(lambda: _start(folder, values))
-    source, plan = built(config.teacher, TeacherSource), built(config.student, BlockPlan)
+    source, plan = run.peers.each(
+        lambda: (built(config.teacher, TeacherSource), built(config.student, BlockPlan))
+    )
     trained = start.steps >= run.trainer.max_steps
     if trained and folder.student.exists() and (folder.results.exists() or not config.protocol):
         run.say(f"{folder.path} is finished: {start.steps} steps; student in {folder.student}")
         return 0
-    teacher = load_teacher(source)
+    teacher = run.peers.each(lambda: load_teacher(source))
     if not trained:
         _distil(run, values, teacher, plan, start)
         received = run.signals.received
@@ -126,20 +129,8 @@ def _start(folder: RunFolder, values: dict[str, Any]) -> Start:
 def _distil(
     run: Run, values: dict[str, Any], teacher: Teacher, plan: BlockPlan, start: Start
 ) -> None:
-    config, folder, peers = run.config, run.folder, run.peers
-    data = built(
-        config.data,
-        ShardDataModule,
-        seed=run.seed,
-        teacher=teacher,
-        resolution=picture_resolution(config, teacher, plan),
-    )
-    data.accumulation(peers.process.world)
-    speed = built(config.speed, SpeedSettings)
-    module = distillation(config, teacher, plan, speed=speed, data=data.fingerprint)
-    ema = Ema(decay=config.ema_decay)
-    samples = _sample_grid(run, teacher, plan, ema)
-    checkpoints = built(config.checkpoint, CheckpointSettings)
+    folder, peers = run.folder, run.peers
+    data, module, ema, samples, checkpoints = peers.each(lambda: _parts(run, teacher, plan))
     accept = data.accept_changed
     peers.decided(lambda: check_start(start, module, accept_changed=accept))
     with ExitStack() as claim:
@@ -158,7 +149,7 @@ def _distil(
             checkpoints=checkpoints,
             signals=run.signals,
             peers=peers,
-            logger=logger_of(config),
+            logger=logger_of(run.config),
         )
     if run.signals.received is None:
         minutes, seconds = divmod(round(time.monotonic() - begin), 60)
@@ -169,6 +160,25 @@ def _distil(
             f"saved {folder.checkpoint} at step {steps} after {run.signals.received.name};"
             " the same command goes on",
         )
+
+
+def _parts(
+    run: Run, teacher: Teacher, plan: BlockPlan
+) -> tuple[ShardDataModule, Distillation, Ema, SampleGrid, CheckpointSettings]:
+    config = run.config
+    data = built(
+        config.data,
+        ShardDataModule,
+        seed=run.seed,
+        teacher=teacher,
+        resolution=picture_resolution(config, teacher, plan),
+    )
+    data.accumulation(run.peers.process.world)
+    speed = built(config.speed, SpeedSettings)
+    module = distillation(config, teacher, plan, speed=speed, data=data.fingerprint)
+    ema = Ema(decay=config.ema_decay)
+    samples = _sample_grid(run, teacher, plan, ema)
+    return data, module, ema, samples, built(config.checkpoint, CheckpointSettings)
 
 
 def _sample_grid(run: Run, teacher: Teacher, plan: BlockPlan, ema: Ema) -> SampleGrid:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from scipy.stats import binom
 
 from bksdm.batch import Fault, TextImageBatch
-from bksdm.errors import InputError
+from bksdm.errors import InputError, ToldElsewhereError
 from bksdm.training.distill import Distillation
 from bksdm.training.peers import Peers
 from bksdm.training.steps import StepCallback
@@ -110,11 +110,12 @@ class BadSamples(StepCallback):
                 said = described(totals, seen=seen, example=self._example)
                 log.warning("%s; others stood in", said)
         if bad and binom.sf(bad - 1, seen, self.max_fraction) < SIGNIFICANCE:
-            raise InputError(
+            told = (
                 f"{described(totals, seen=seen)}: more than"
                 f" data.max_bad_fraction={self.max_fraction:g} allows; look with `bksdm check`,"
                 " make or leave out the shard, or raise the limit"
             )
+            raise InputError(told) if self.peers.process.first else ToldElsewhereError(told)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -63,6 +63,28 @@ class Peers:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def each(self, make: Callable[[], T]) -> T:
+        """What `make` returns in this process. A refusal in any ends all, and is told once.
+
+        Raises:
+            InputError: `make` refuses here; in the others, and where one has said the same, a
+                `ToldElsewhereError`.
+        """
+        if self.group is None:
+            return make()
+        made: list[T] = []
+        refusal = None
+        try:
+            made.append(make())
+        except InputError as error:
+            refusal = str(error)
+        refusals = self.gathered(refusal)
+        if not any(refusals):
+            return made[0]
+        if refusal is not None and refusals.index(refusal) == self.process.rank:
+            raise InputError(refusal)
+        raise ToldElsewhereError(next(each for each in refusals if each))
+
     def decided(self, decide: Callable[[], T]) -> T:
         """What the first process finds, for all of them: only it looks at the disk.
 

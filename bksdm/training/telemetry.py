@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from bksdm.atomic import replacing
-from bksdm.errors import InputError
+from bksdm.errors import InputError, ToldElsewhereError
 from bksdm.training.distill import Distillation
 from bksdm.training.peers import Peers
 from bksdm.training.step_losses import NonFinite, StepLosses
@@ -122,8 +122,9 @@ class Telemetry(StepCallback):
         found = self.losses.non_finite(self.peers)
         if found is None:
             return
-        if trainer.is_global_zero:
-            self._write(found)
+        if not trainer.is_global_zero:
+            raise ToldElsewhereError(f"a loss or gradient of step {found.step} is not finite")
+        self._write(found)
         bad = [rank for rank, values in enumerate(found.values) if values]
         where = f" in processes {bad}" if len(found.values) > 1 else ""
         raise InputError(

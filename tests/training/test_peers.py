@@ -1,4 +1,4 @@
-"""Processes that agree: real ones, over gloo."""
+"""Processes that agree: two real ones, over gloo, through everything in turn."""
 
 import os
 import socket
@@ -8,84 +8,93 @@ from typing import Any
 import pytest
 import torch.multiprocessing as mp
 
-from bksdm.errors import InputError, LostProcessError, ToldElsewhereError
+from bksdm.errors import InputError, LostProcessError
 from bksdm.processes import Process
 from bksdm.training.peers import Peers, joined
 
 
-def together(work: Callable[[Peers], Any], *, world: int = 2) -> list[Any]:
-    """What `work` returns, or raises, in each of several processes."""
+def told(work: Callable[[], Any]) -> Any:
+    """What it returns, or what it raises in words."""
+    try:
+        return work()
+    except (InputError, LostProcessError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def refuses() -> None:
+    raise InputError("name=x: taken; choose another")
+
+
+def everything(peers: Peers) -> dict[str, Any]:
+    rank = peers.process.rank
+
+    def refuses_here() -> None:
+        if rank == 1:
+            refuses()
+
+    found = {
+        "any": peers.any(rank == 1, False),
+        "gathered": peers.gathered(rank * 10),
+        "decided": peers.decided(lambda: f"seen by {rank}"),
+        "refused by the first": told(lambda: peers.decided(refuses)),
+        "each": peers.each(lambda: rank),
+        "refused by all": told(lambda: peers.each(refuses)),
+        "refused by one": told(lambda: peers.each(refuses_here)),
+    }
+    if rank == 0:  # the other one has left by now
+        found["alone"] = told(lambda: peers.any(True))
+    return found
+
+
+def one(rank: int, port: int, answers: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with joined(Process(rank, 2, rank), gpu=False, minutes=1) as peers:
+        answers.put((rank, everything(peers)))
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, tuple[Any, Any]]:
+    """What each of two processes has seen."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = mp.get_context("spawn")
-    answers = context.Queue()
-    processes = [
-        context.Process(target=_one, args=(work, rank, world, port, answers))
-        for rank in range(world)
-    ]
+    queue = context.Queue()
+    processes = [context.Process(target=one, args=(rank, port, queue)) for rank in range(2)]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=100) for _ in range(world))
+    found = dict(queue.get(timeout=200) for _ in processes)
     for process in processes:
         process.join(100)
-    return [found[rank] for rank in range(world)]
+    return {name: (value, found[1].get(name)) for name, value in found[0].items()}
 
 
-def _one(work: Callable[[Peers], Any], rank: int, world: int, port: int, answers: Any) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    try:
-        with joined(Process(rank, world, rank), gpu=False, minutes=1) as peers:
-            answers.put((rank, work(peers)))
-    except (InputError, LostProcessError) as error:
-        answers.put((rank, f"{type(error).__name__}: {error}"))
+def test_a_flag_of_one_is_seen_by_all(answers: dict[str, Any]) -> None:
+    assert answers["any"] == ([True, False], [True, False])
+    assert answers["gathered"] == ([0, 10], [0, 10])
 
 
-def flags(peers: Peers) -> Any:
-    first = peers.process.first
-    return peers.any(not first, False), peers.gathered(peers.process.rank * 10)
+def test_the_first_one_decides(answers: dict[str, Any]) -> None:
+    assert answers["decided"] == ("seen by 0", "seen by 0")
+    assert answers["each"] == (0, 1)
 
 
-def decides(peers: Peers) -> Any:
-    return peers.decided(lambda: f"seen by {peers.process.rank}")
+def test_a_refusal_ends_all_and_is_told_once(answers: dict[str, Any]) -> None:
+    here = "InputError: name=x: taken; choose another"
+    elsewhere = "ToldElsewhereError: name=x: taken; choose another"
+    assert answers["refused by the first"] == (here, elsewhere)
+    assert answers["refused by all"] == (here, elsewhere)
+    assert answers["refused by one"] == (elsewhere, here)
 
 
-def refuses(peers: Peers) -> Any:
-    def look() -> None:
-        raise InputError("name=x: taken; choose another")
-
-    return peers.decided(look)
-
-
-def goes(peers: Peers) -> Any:
-    if not peers.process.first:
-        return "gone"  # and leaves the group, while the other still asks
-    return peers.any(True)
-
-
-def test_a_flag_of_one_is_seen_by_all() -> None:
-    assert together(flags) == [([True, False], [0, 10])] * 2
-
-
-def test_the_first_one_decides() -> None:
-    assert together(decides) == ["seen by 0"] * 2
-
-
-def test_a_refusal_is_told_once() -> None:
-    first, second = together(refuses)
-    assert first == "InputError: name=x: taken; choose another"
-    assert second.startswith(ToldElsewhereError.__name__)
+def test_one_that_has_gone_is_noticed(answers: dict[str, Any]) -> None:
+    alone, _ = answers["alone"]
+    assert alone.startswith("LostProcessError: another process of the run has gone")
 
 
 def test_alone_nothing_is_asked() -> None:
     with joined(Process(), gpu=False, minutes=1) as peers:
         assert peers.any(True, False) == [True, False]
         assert peers.gathered(3) == [3]
-        with pytest.raises(InputError, match="taken"):
-            refuses(peers)
-
-
-def test_one_that_has_gone_is_noticed() -> None:
-    first, second = together(goes)
-    assert first.startswith("LostProcessError: another process of the run has gone")
-    assert second == "gone"
+        assert peers.each(lambda: 4) == 4
+        assert told(lambda: peers.decided(refuses)) == "InputError: name=x: taken; choose another"
