@@ -3,7 +3,9 @@ node.
 """
 
 import json
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from bksdm.cli.launch import split_flags
 from bksdm.errors import InputError
 
 T = TypeVar("T")
@@ -46,6 +49,25 @@ def task_overrides() -> list[str]:
     return [item for item in given if not item.lstrip("+~").startswith("launcher")]
 
 
+def hydra_flags() -> list[str]:
+    """Hydra's own flags of this command, such as --config-dir, but for the one that makes a sweep:
+    what is started with them is one job of it.
+    """
+    flags, _ = split_flags(sys.argv[1:])
+    return [flag for flag in flags if flag not in ("-m", "--multirun")]
+
+
+def run_name(config: DictConfig) -> str:
+    """The name of the run, also where YAML takes it for a number.
+
+    Raises:
+        InputError: there is none.
+    """
+    if config.name is None:
+        raise InputError("name=null: expected the name of the run's folder")
+    return str(config.name)
+
+
 def logger_of(config: DictConfig) -> Callable[[], Any] | None:
     """Makes the logger that is wanted beside metrics.csv and TensorBoard, if any.
 
@@ -55,17 +77,15 @@ def logger_of(config: DictConfig) -> Callable[[], Any] | None:
     node = config.logger.extra
     if node is None:
         return None
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise InputError(f"logger.extra={node}: expected null, or a logger as in logger=wandb")
+    if node._target_.endswith("WandbLogger") and find_spec("wandb") is None:
+        raise InputError(
+            "logger=wandb needs wandb: pip install 'bksdm[wandb]', or use logger=files"
+        )
 
     def make() -> Any:
-        try:
-            return hydra.utils.instantiate(node, _convert_="all")
-        except InstantiationException as error:
-            if isinstance(error.__cause__, ModuleNotFoundError):
-                raise InputError(
-                    f"logger.extra={node._target_}: {error.__cause__}; install it, e.g."
-                    " pip install 'bksdm[wandb]', or use logger=files"
-                ) from error
-            raise
+        return hydra.utils.instantiate(node, _convert_="all")
 
     return make
 

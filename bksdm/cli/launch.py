@@ -44,6 +44,16 @@ class Ended(BaseException):
         self.code, self.error = code, error
 
 
+def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values (`-m`, `--cfg job`), which must come first, and the rest."""
+    flags: list[str] = []
+    settings: list[str] = []
+    for before, item in zip(["", *arguments], arguments, strict=False):
+        a_value = before.startswith("-") and before not in ("-m", "--multirun") and "=" not in item
+        (flags if item.startswith("-") or a_value else settings).append(item)
+    return flags, settings
+
+
 def launch(verb: str, overrides: list[str]) -> int:
     """Run a verb with Hydra's flags and overrides; returns the exit code.
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from bksdm import __version__
 from bksdm.cli.explain import explained
-from bksdm.cli.launch import launch
+from bksdm.cli.launch import launch, split_flags
 from bksdm.errors import InputError
 
 VERBS = {
@@ -60,16 +60,6 @@ def main() -> int:
         if ending is None:
             raise
         return ending.tell()
-
-
-def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values (`-m`, `--cfg job`), which must come first, and the rest."""
-    flags: list[str] = []
-    settings: list[str] = []
-    for before, item in zip(["", *arguments], arguments, strict=False):
-        a_value = before.startswith("-") and before not in ("-m", "--multirun") and "=" not in item
-        (flags if item.startswith("-") or a_value else settings).append(item)
-    return flags, settings
 
 
 def follow_teacher(verb: str, overrides: list[str]) -> list[str]:

@@ -32,6 +32,7 @@ FREE: Final = frozenset(
         "trainer.peak_tflops",
         "trainer.log_every_n_steps",
         "trainer.validate_every_n_steps",
+        "optimizer.fused",
         "speed.channels_last",
         "speed.compile",
         "speed.attention",
@@ -51,7 +52,10 @@ def check_same_run(folder: RunFolder, values: dict[str, Any]) -> None:
     """
     if folder.begun:
         old = yaml.safe_load(folder.config.read_text())
-        keys = differing_keys(old, values, free=FREE)
+        free = FREE
+        if old["optimizer"]["schedule"].startswith("constant"):
+            free |= {"trainer.max_steps"}  # its end is in no step before
+        keys = differing_keys(old, values, free=free)
         if keys:
             raise InputError(
                 f"run {folder.path} was started with other settings: {', '.join(keys)}; use another"

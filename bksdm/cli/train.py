@@ -1,6 +1,7 @@
 """bksdm train."""
 
 import resource
+import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from omegaconf import DictConfig
 
 from bksdm.cli.config import (
     built,
+    hydra_flags,
     logger_of,
     plain,
+    run_name,
     task_overrides,
 )
 from bksdm.cli.evaluate import compare_models
@@ -41,7 +44,7 @@ from bksdm.training.saving import CheckpointSettings
 from bksdm.training.signals import Signals
 from bksdm.training.slurm import job_id, requeue_after, requeue_or_wait
 from bksdm.training.speed import SpeedSettings
-from bksdm.training.trainer import TrainerSettings
+from bksdm.training.trainer import TrainerSettings, check_together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +79,26 @@ class Run:
 def run(config: DictConfig) -> int:
     """Cut, distil, export, evaluate; each part is skipped if it is done."""
     trainer = built(config.trainer, TrainerSettings)
+    check_together(trainer, built(config.speed, SpeedSettings))
     process = this_process()
     count = trainer.to_start(process)
     if count > 1:
-        return start_processes(["train", *task_overrides()], count=count)
-    folder = RunFolder(Path(config.runs_dir) / str(config.name))
-    with Signals() as signals:
+        return start_processes(["train", *hydra_flags(), *task_overrides()], count=count)
+    folder = RunFolder(Path(config.runs_dir) / run_name(config))
+    with Signals() as signals, ExitStack() as claim:
         try:
             with joined(process, gpu=trainer.gpu, minutes=trainer.timeout_minutes) as peers:
-                return _run(
-                    Run(config=config, trainer=trainer, folder=folder, signals=signals, peers=peers)
+                seconds = 60 if job_id() else 0  # the job's last turn may still be ending
+                # Before anything is read: nobody else may write while this one decides.
+                peers.decided(lambda: claim.enter_context(folder.claimed(seconds=seconds)))
+                made = Run(
+                    config=config, trainer=trainer, folder=folder, signals=signals, peers=peers
                 )
+                code, rest = _trained(made)
+            # The other processes have nothing left to do, and wait for nobody.
+            if rest is not None and process.first:
+                _finish(made, rest)
+            return code
         except SystemExit:  # a signal before or after the training: there is nothing to save
             assert signals.received is not None
             signals.patient = True
@@ -96,7 +108,17 @@ def run(config: DictConfig) -> int:
             raise
 
 
-def _run(run: Run) -> int:
+@dataclass(frozen=True)
+class Rest:
+    """What is left to do when a run is trained."""
+
+    teacher: Teacher
+    plan: BlockPlan
+    checkpoint: Path
+
+
+def _trained(run: Run) -> tuple[int, Rest | None]:
+    """Train what is not trained yet; the exit code, and what is left to do."""
     config, folder = run.config, run.folder
     values = run.peers.each(lambda: plain(config))
     start = run.peers.decided(lambda: _start(folder, values))
@@ -106,19 +128,16 @@ def _run(run: Run) -> int:
     trained = start.steps >= run.trainer.max_steps
     if trained and folder.student.exists() and (folder.results.exists() or not config.protocol):
         run.say(f"{folder.path} is finished: {start.steps} steps; student in {folder.student}")
-        return 0
+        return 0, None
     teacher = run.peers.each(lambda: load_teacher(source))
-    if not trained:
-        _distil(run, values, teacher, plan, start)
-        received = run.signals.received
-        if received is not None:  # all processes have saved
-            run.signals.patient = True
-            run.say(run.peers.decided(lambda: requeue_after(received)))
-            return 128 + received
-    if run.peers.process.first:
-        checkpoint = start.checkpoint if trained else None
-        _finish(run, teacher, plan, checkpoint or folder.checkpoint)
-    return 0
+    if start.checkpoint is not None and trained:
+        return 0, Rest(teacher, plan, start.checkpoint)
+    received = _distil(run, values, teacher, plan, start)
+    if received is not None:  # all processes have saved
+        run.signals.patient = True
+        run.say(run.peers.decided(lambda: requeue_after(received)))
+        return 128 + received, None
+    return 0, Rest(teacher, plan, folder.checkpoint)
 
 
 def _start(folder: RunFolder, values: dict[str, Any]) -> Start:
@@ -128,38 +147,42 @@ def _start(folder: RunFolder, values: dict[str, Any]) -> Start:
 
 def _distil(
     run: Run, values: dict[str, Any], teacher: Teacher, plan: BlockPlan, start: Start
-) -> None:
+) -> signal.Signals | None:
+    """Train; the signal that has ended it, which all processes agree on."""
     folder, peers = run.folder, run.peers
     data, module, ema, samples, checkpoints = peers.each(lambda: _parts(run, teacher, plan))
+    logger = peers.each(lambda: logger_of(run.config))
     accept = data.accept_changed
     peers.decided(lambda: check_start(start, module, accept_changed=accept))
-    with ExitStack() as claim:
-        # Last, so that a refused run leaves nothing behind.
-        peers.decided(lambda: _claim(claim, folder, values))
-        run.say(_headline(run, data, start))
-        begin = time.monotonic()
-        fit(
-            module,
-            data,
-            run.trainer,
-            start=start,
-            folder=folder,
-            ema=ema,
-            samples=samples,
-            checkpoints=checkpoints,
-            signals=run.signals,
-            peers=peers,
-            logger=logger_of(run.config),
-        )
-    if run.signals.received is None:
+    # Last, so that a refused run leaves nothing behind.
+    peers.decided(lambda: folder.write_config(yaml.safe_dump(values, sort_keys=False)))
+    run.say(_headline(run, data, start))
+    begin = time.monotonic()
+    fit(
+        module,
+        data,
+        run.trainer,
+        start=start,
+        folder=folder,
+        ema=ema,
+        samples=samples,
+        checkpoints=checkpoints,
+        signals=run.signals,
+        peers=peers,
+        logger=logger,
+    )
+    known = peers.gathered(run.signals.received)
+    received = next((each for each in known if each is not None), None)
+    if received is None:
         minutes, seconds = divmod(round(time.monotonic() - begin), 60)
         run.say(f"distilled in {minutes} min {seconds:02d} s")
     elif peers.process.first:
         steps = read_checkpoint(folder.checkpoint)["global_step"]
         run.say(
-            f"saved {folder.checkpoint} at step {steps} after {run.signals.received.name};"
+            f"saved {folder.checkpoint} at step {steps} after {received.name};"
             " the same command goes on",
         )
+    return received
 
 
 def _parts(
@@ -194,11 +217,6 @@ def _sample_grid(run: Run, teacher: Teacher, plan: BlockPlan, ema: Ema) -> Sampl
     )
 
 
-def _claim(claim: ExitStack, folder: RunFolder, values: dict[str, Any]) -> None:
-    claim.enter_context(folder.claimed(seconds=60 if job_id() else 0))
-    folder.write_config(yaml.safe_dump(values, sort_keys=False))
-
-
 def _headline(run: Run, data: ShardDataModule, start: Start) -> str:
     begin = (
         f"resuming at step {start.steps} from {start.checkpoint}" if start.steps else "from step 0"
@@ -211,17 +229,17 @@ def _headline(run: Run, data: ShardDataModule, start: Start) -> str:
     )
 
 
-def _finish(run: Run, teacher: Teacher, plan: BlockPlan, checkpoint: Path) -> None:
+def _finish(run: Run, rest: Rest) -> None:
     """Export the averaged student, and evaluate it."""
-    config, folder = run.config, run.folder
+    config, folder, teacher = run.config, run.folder, rest.teacher
     teacher.to("cpu")  # where the exported folder is compared
-    student = load_student(checkpoint)
+    student = load_student(rest.checkpoint)
     export_student(teacher, student, folder.student)
     print(
         f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
     )
     if config.protocol:
-        before = cut(teacher, plan, init=config.method.init, seed=run.seed)
+        before = cut(teacher, rest.plan, init=config.method.init, seed=run.seed)
         unets = {"teacher": teacher.unet, "student before": before, "student after": student}
         compare_models(unets, teacher, built(config.protocol, ShapesProtocol), out=folder.results)
     print(f"peak memory: {peak_memory()}")

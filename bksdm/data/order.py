@@ -169,12 +169,17 @@ def accumulation(global_batch: int, *, batch: int, world: int) -> int:
         InputError: the global batch is no multiple of what all processes take at once.
     """
     count, rest = divmod(global_batch, batch * world)
-    if rest or not count:
-        raise InputError(
-            f"data.global_batch={global_batch} is no multiple of data.batch_size={batch} x"
-            f" {world} processes"
-        )
-    return count
+    if not rest and count:
+        return count
+    told = (
+        f"data.global_batch={global_batch} is no multiple of data.batch_size={batch} x {world}"
+        " processes"
+    )
+    if global_batch % world:
+        raise InputError(f"{told}, nor of the processes alone; take another number of them")
+    share = global_batch // world
+    fits = next(size for size in range(min(batch, share), 0, -1) if share % size == 0)
+    raise InputError(f"{told}; use data.batch_size={fits}, which changes no result")
 
 
 @dataclass(frozen=True, eq=False)

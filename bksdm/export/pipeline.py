@@ -1,5 +1,6 @@
 """A student as a stock diffusers folder, and the proof that the folder holds what was trained."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -72,9 +73,19 @@ def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path
     for tensor in student.parameters():
         tensor.data = tensor.data.contiguous()  # some readers refuse channels_last tensors
     pipeline.save_pretrained(temporary)
+    open_to_others(temporary)
     compare(student, load_pipeline(temporary).unet)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def open_to_others(folder: Path) -> None:
+    """Give files the rights that new files have here: safetensors' are their owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 @torch.no_grad()

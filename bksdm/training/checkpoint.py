@@ -40,10 +40,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         del storage_options
         target = Path(path)
         temporary = target.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)  # a full disk needs the room
+            # torch's zip writer says nothing of the disk's error that it met.
+            said = error.__context__
+            raise (said if isinstance(said, OSError) else error) from None
         if target.name == LAST and target.exists():
             target.replace(target.with_name(PREVIOUS))
         temporary.replace(target)
@@ -105,12 +111,14 @@ def newest_checkpoint(last: Path) -> Path | None:
         try:
             read_checkpoint(path)
             _check_sums(path)
-        except InputError as error:
+        except InputError:
             if older == len(there):
                 raise
             aside = path.with_suffix(".damaged")
             path.replace(aside)
-            log.warning("%s; going on from %s, and keeping it as %s", error, there[older], aside)
+            log.warning(
+                "%s is damaged; kept as %s, going on from %s", path, aside.name, there[older]
+            )
             continue
         return path
     return None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
+from bksdm import expected
 from bksdm.batch import NoisyBatch, TextImageBatch
 from bksdm.diffusion import Diffusion, sample_randomness
 from bksdm.losses.distill import LossTerms, LossWeights, distillation_terms
@@ -59,6 +60,10 @@ class Distillation(pl.LightningModule):
         identity: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        expected.number("method.gradient_clip", gradient_clip, above=0)
+        if min_snr_gamma is not None:
+            expected.number("method.min_snr_gamma", min_snr_gamma, above=0)
+        expected.switch("method.normalise_features", normalise_features)
         self.student = student.train()
         # In a tuple, out of sight of nn.Module (and the Teacher itself is no module).
         self._held = (teacher,)
@@ -153,7 +158,8 @@ class Distillation(pl.LightningModule):
             moments = batch.moments.float()
         else:
             assert batch.pixels is not None
-            moments = self.teacher.encode_moments(batch.pixels)
+            # As cached ones: what follows is not a network's business, and wants all digits.
+            moments = self.teacher.encode_moments(batch.pixels).float()
         if batch.text is not None:
             return moments, batch.text.to(self.teacher.text_encoder.dtype)
         return moments, self.teacher.encode_text(batch.tokens)
@@ -168,9 +174,10 @@ class Distillation(pl.LightningModule):
         noisy = self.noise(batch)
         # What is bfloat16 already needs no autocast, which would compute its norms in float32.
         cast = torch.is_autocast_enabled(self.device.type) and self.teacher.unet.dtype.itemsize > 2
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=cast):
-            target = ask_teacher(noisy)
-        guess = ask_student(noisy)
+        with self.speed.kernels():  # not around the VAE, whose head is too wide for some
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=cast):
+                target = ask_teacher(noisy)
+            guess = ask_student(noisy)
         return distillation_terms(guess, target, noisy, normalise_features=self.normalise_features)
 
     def training_step(self, batch: TextImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -10,8 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from bksdm import expected
 from bksdm.training.distill import Distillation
 from bksdm.training.steps import StepCallback
 
@@ -23,6 +25,7 @@ class Ema(StepCallback):
     """
 
     def __init__(self, *, decay: float) -> None:
+        expected.number("ema_decay", decay, least=0, below=1)
         self.decay = decay
         self._average: EMAModel | None = None
         self._weights: list[nn.Parameter] = []
@@ -35,12 +38,14 @@ class Ema(StepCallback):
         if self._average is None:
             yield
             return
-        weights = own_shares(list(student.parameters()))
+        _share_out(student)
+        weights = own_shares(self._weights)
         self._average.store(weights)
         self._average.copy_to(weights)
         try:
             yield
         finally:
+            _share_out(student)  # or the next step would take the average for the weights
             self._average.restore(weights)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -72,6 +77,13 @@ class Ema(StepCallback):
         del trainer, pl_module
         self._validating.close()
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """The same where a validation has not ended: whoever saves now saves the raw weights."""
+        del trainer, pl_module, exception
+        self._validating.close()
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers; all processes must ask together."""
         if self._average is None:
@@ -84,6 +96,14 @@ class Ema(StepCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until training starts, when the student is on its device."""
         self._saved = state_dict or None
+
+
+def _share_out(student: nn.Module) -> None:
+    """Under FSDP2 a forward without a backward leaves the root's own weights whole; what is then
+    written into the shares would not be seen.
+    """
+    if isinstance(student, FSDPModule):
+        student.reshard()
 
 
 def own_shares(weights: list[nn.Parameter]) -> list[Tensor]:

@@ -86,8 +86,9 @@ class RunFolder:
         Raises:
             InputError: somebody does.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=seconds)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder: a run that is refused leaves none.
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=seconds)
         try:
             lock.acquire()
         except Timeout as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
@@ -11,7 +11,13 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from bksdm import expected
 from bksdm.errors import InputError
+
+# Of diffusers' schedules all but those that want more settings.
+SCHEDULES: Final = tuple(
+    kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +36,18 @@ class OptimizerSettings:
     fused: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise InputError(f"optimizer.lr={self.lr}: expected more than 0")
+        expected.number("optimizer.lr", self.lr, above=0)
+        expected.number("optimizer.eps", self.eps, above=0)
+        expected.number("optimizer.weight_decay", self.weight_decay, least=0)
+        expected.count("optimizer.warmup_steps", self.warmup_steps, least=0)
+        expected.one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        if self.fused is not None:
+            expected.switch("optimizer.fused", self.fused)
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
+            raise InputError(f"optimizer.betas={self.betas}: expected two numbers, [0.9, 0.999]")
+        for beta in self.betas:
+            expected.number("optimizer.betas", beta, least=0, below=1)
         object.__setattr__(self, "betas", tuple(self.betas))
-        names = [kind.value for kind in SchedulerType]
-        if self.schedule not in names:
-            raise InputError(f"optimizer.schedule={self.schedule}: expected one of {names}")
 
     def build(self, module: nn.Module, *, max_steps: int) -> tuple[Optimizer, LRScheduler]:
         """The optimiser of a module's weights and its schedule, stepped once an optimiser step."""

@@ -58,12 +58,8 @@ class Rehearsal:
     def step(self, micro_batches: Sequence[TextImageBatch]) -> None:
         """One optimiser step over these micro-batches."""
         for number, batch in enumerate(micro_batches):
-            with (
-                self.module.speed.kernels(),
-                torch.autocast(
-                    self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"
-                ),
-            ):
+            mixed = self.precision == "bf16-mixed"
+            with torch.autocast(self.module.device.type, torch.bfloat16, enabled=mixed):
                 moved = batch.to(self.module.device, non_blocking=True)
                 loss = self.module.terms(moved).total(self.module.weights)
             if number == 0:

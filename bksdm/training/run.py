@@ -141,7 +141,7 @@ def fit(
     )
     trainer.accumulate_grad_batches = data.accumulation(trainer.world_size)
     trainer.val_check_interval = settings.validate_every_n_steps * trainer.accumulate_grad_batches
-    with _patience(signals), lost_told(), module.speed.kernels():
+    with _patience(signals), lost_told():
         trainer.fit(module, data, ckpt_path=start.checkpoint, weights_only=True)
         trainer.strategy.checkpoint_io.teardown()  # not every strategy does
 

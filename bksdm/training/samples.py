@@ -13,6 +13,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from bksdm import expected
+from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import Prompt
@@ -37,6 +39,11 @@ class SampleGrid(StepCallback):
         ema: Ema,
         peers: Peers,
     ) -> None:
+        expected.count("samples.every_n_steps", every_n_steps, least=0)
+        if every_n_steps and not prompts:
+            raise InputError(
+                "samples.prompts=[]: expected at least one, or samples.every_n_steps=0"
+            )
         self.folder = folder
         self.prompts = prompts
         self.sampling = sampling

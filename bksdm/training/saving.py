@@ -5,10 +5,12 @@ the end of an optimiser step, and after the validation that belongs to it.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.training.checkpoint import LAST
 from bksdm.training.distill import Distillation
@@ -40,19 +42,10 @@ class CheckpointSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("every_n_steps", 1), ("keep_every_n_steps", 0), ("best", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"checkpoint.{name}={value}: expected a number, at least {least}")
-        if not isinstance(self.every_minutes, int | float) or self.every_minutes <= 0:
-            raise InputError(
-                f"checkpoint.every_minutes={self.every_minutes}: expected a number above 0"
-            )
-        if not isinstance(self.background, bool):
-            raise InputError(f"checkpoint.background={self.background}: expected true or false")
-        if self.metric not in METRICS:
-            raise InputError(
-                f"checkpoint.metric={self.metric}: expected one of {', '.join(METRICS)}"
-            )
+            expected.count(f"checkpoint.{name}", getattr(self, name), least=least)
+        expected.number("checkpoint.every_minutes", self.every_minutes, above=0)
+        expected.switch("checkpoint.background", self.background)
+        expected.one_of("checkpoint.metric", self.metric, METRICS)
 
     def best_callback(self, folder: Path) -> list[ModelCheckpoint]:
         """Keeps the best, if any are to be kept."""
@@ -104,11 +97,16 @@ class Checkpoints(StepCallback, Checkpoint):
         self.telemetry = telemetry
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._after_validation = False
+        self._validated = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What is saved is not saved again."""
+        """What is saved is not saved again; a validation that a signal has left out is made up."""
         del pl_module
-        self._saved_step = trainer.global_step
+        step = self._saved_step = trainer.global_step
+        if step and step % self.validate_every_n_steps == 0 and self._validated != step:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """Save if it is time."""
@@ -117,27 +115,41 @@ class Checkpoints(StepCallback, Checkpoint):
         late = time.monotonic() - self._saved_at > 60 * self.settings.every_minutes
         late, stop = self.peers.any(late, self.signals.received is not None)
         due = late or step == trainer.max_steps or step % self.settings.every_n_steps == 0
-        validated_next = step % self.validate_every_n_steps == 0
-        self._after_validation = validated_next and (due or stop)
-        # After a signal there may be no time for a validation: first save, then see.
-        if stop or (due and not validated_next):
-            self._save(trainer)
         keep = self.settings.keep_every_n_steps
         if keep and step % keep == 0:
             self.telemetry.check(trainer)
             trainer.save_checkpoint(self.folder / f"step_{step}.ckpt")
-        if stop and not validated_next:
+        if stop:  # there may be no time for a validation
+            self._save(trainer)
             self._stop(trainer)
+            return
+        self._after_validation = due and step % self.validate_every_n_steps == 0
+        if due and not self._after_validation:
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing is validated, or kept as the best, that is no number."""
+        del pl_module
+        self.telemetry.check(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what waited for it. A signal may have come meanwhile."""
         del pl_module
+        self._validated = trainer.global_step
         (stop,) = self.peers.any(self.signals.received is not None)
         if self._after_validation or stop:
             self._save(trainer)
         self._after_validation = False
         if stop:
             self._stop(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step that was validated last."""
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse."""
+        self._validated = state_dict["validated"]
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -161,7 +173,5 @@ class Checkpoints(StepCallback, Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        known = self.peers.gathered(self.signals.received)
-        self.signals.received = next(each for each in known if each is not None)
         trainer.limit_val_batches = 0  # Lightning would validate once more
         trainer.should_stop = True

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -16,6 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
+from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.models.teacher import Teacher
 
@@ -54,9 +55,9 @@ class SpeedSettings:
     allreduce: str = "float32"
 
     def __post_init__(self) -> None:
-        _one_of("speed.teacher_precision", self.teacher_precision, PRECISIONS)
-        _one_of("speed.allreduce", self.allreduce, PRECISIONS)
-        _one_of("attention", self.attention, ("auto", *BACKENDS, "xformers"))
+        expected.one_of("speed.teacher_precision", self.teacher_precision, PRECISIONS)
+        expected.one_of("speed.allreduce", self.allreduce, PRECISIONS)
+        expected.one_of("attention", self.attention, ("auto", *BACKENDS, "xformers"))
         if self.attention == "xformers" and not torch.cuda.is_available():
             raise InputError("attention=xformers needs a CUDA GPU; use attention=auto")
         if self.attention == "xformers" and find_spec("xformers") is None:
@@ -65,10 +66,9 @@ class SpeedSettings:
                 " attention=auto"
             )
         if self.compile is not None:
-            _one_of("speed.compile", self.compile, COMPILE_MODES)
+            expected.one_of("speed.compile", self.compile, COMPILE_MODES)
         for name in ("channels_last", "gradient_checkpointing"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"speed.{name}={getattr(self, name)}: expected true or false")
+            expected.switch(f"speed.{name}", getattr(self, name))
 
     @property
     def teacher_dtype(self) -> torch.dtype:
@@ -119,8 +119,3 @@ class SpeedSettings:
         """Tell DistributedDataParallel in which precision; of anything else, nothing."""
         if self.allreduce == "bfloat16" and isinstance(wrapped, DistributedDataParallel):
             wrapped.register_comm_hook(None, bf16_compress_hook)
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value}: expected one of {', '.join(allowed)}")

@@ -129,16 +129,19 @@ class Telemetry(StepCallback):
         where = f" in processes {bad}" if len(found.values) > 1 else ""
         raise InputError(
             f"a loss or gradient of step {found.step} is not finite{where}; its samples, seed and"
-            f" losses are in {self.report}. Nothing was saved after it: go on from the last"
-            " checkpoint with a lower optimizer.lr, trainer.precision=32-true or other data, under"
-            " another name="
+            f" losses are in {self.report}. Nothing was saved after it, and the same command comes"
+            " to it again: begin under another name= with a lower optimizer.lr,"
+            " trainer.precision=32-true or other data"
         )
 
     def _write(self, found: NonFinite) -> None:
         told = {
             "step": found.step,
             **self.facts,
-            "losses_by_process": found.values,
+            # Strings, as JSON has no word for what they are.
+            "losses_by_process": [
+                {name: f"{value:.9g}" for name, value in values.items()} for values in found.values
+            ],
             "samples": list(self.samples_of(found.step)),
         }
         self.report.parent.mkdir(parents=True, exist_ok=True)

@@ -8,15 +8,17 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
+from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.processes import Process
 from bksdm.training.checkpoint import checkpoint_io
 from bksdm.training.peers import StartedOutside
+from bksdm.training.speed import SpeedSettings
 from bksdm.training.throughput import Fetching
 
 PRECISIONS = ("32-true", "bf16-mixed")
 STRATEGIES = ("ddp", "fsdp2")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +49,14 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every_n_steps", "validate_every_n_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"trainer.{name}={value}: expected a number, at least 1")
-        for name in ("timeout_minutes", "peak_tflops"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise InputError(f"trainer.{name}={value}: expected a number above 0")
-        if self.precision not in PRECISIONS:
-            # fp16 autocast would need its gradients unscaled before they are clipped.
-            raise InputError(
-                f"trainer.precision={self.precision}: expected {' or '.join(PRECISIONS)}"
-            )
-        if self.accelerator not in ACCELERATORS:
-            raise InputError(
-                f"trainer.accelerator={self.accelerator}: expected one of {', '.join(ACCELERATORS)}"
-            )
-        if self.strategy not in STRATEGIES:
-            raise InputError(
-                f"trainer.strategy={self.strategy}: expected one of {', '.join(STRATEGIES)}"
-            )
+            expected.count(f"trainer.{name}", getattr(self, name), least=1)
+        expected.number("trainer.timeout_minutes", self.timeout_minutes, above=0)
+        if self.peak_tflops is not None:
+            expected.number("trainer.peak_tflops", self.peak_tflops, above=0)
+        # fp16 autocast would need its gradients unscaled before they are clipped.
+        expected.one_of("trainer.precision", self.precision, PRECISIONS)
+        expected.one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
+        expected.one_of("trainer.strategy", self.strategy, STRATEGIES)
         if self.gpu and not torch.cuda.is_available():
             raise InputError(
                 f"trainer.accelerator={self.accelerator}, but torch {torch.__version__} finds no"
@@ -111,6 +101,19 @@ class TrainerSettings:
                     f" nodes were started; leave it out, or start {value}"
                 )
         return 1
+
+
+def check_together(settings: TrainerSettings, speed: SpeedSettings) -> None:
+    """Refuse what each allows alone.
+
+    Raises:
+        InputError: FSDP2 with a memory format that it does not share out.
+    """
+    if settings.strategy == "fsdp2" and speed.channels_last:
+        raise InputError(
+            "trainer.strategy=fsdp2 shares out no weights in channels_last; use"
+            " speed.channels_last=false (trainer=gpu and trainer=ddp set it)"
+        )
 
 
 def placed(process: Process, *, visible: int | None) -> Process:

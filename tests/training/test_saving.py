@@ -1,5 +1,6 @@
 """When a run is saved, and what stays."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -7,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
-from bksdm.training.checkpoint import BackgroundCheckpointIO, read_checkpoint
+from bksdm.errors import InputError
+from bksdm.training.checkpoint import (
+    AtomicCheckpointIO,
+    BackgroundCheckpointIO,
+    read_checkpoint,
+)
+from bksdm.training.distill import Distillation
 from bksdm.training.folder import RunFolder
 from bksdm.training.saving import Checkpoints
 from tests.training.test_resume import measured, same_weights
@@ -54,6 +62,36 @@ def test_what_goes_wrong_in_the_background_is_raised(tmp_path: Path) -> None:
         io.teardown()
 
 
+def test_a_full_disk_costs_no_checkpoint(tmp_path: Path) -> None:
+    last = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, last)
+    last.with_suffix(".tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(10**6)}, last)
+    assert raised.value.errno == errno.ENOSPC
+    assert torch.load(last, weights_only=True) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_ends_a_validation_saves_the_weights_and_not_their_average(
+    run_cli: Cli, tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_cli(*tiny_run, "name=whole") == 0
+
+    def gone(*arguments: Any) -> None:
+        raise InputError("the validation shard has gone; put it back")
+
+    late = [*tiny_run, "name=broken", "checkpoint.every_n_steps=100"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Distillation, "validation_step", gone)
+        assert run_cli(*late) == 2
+    folder = RunFolder(tmp_path / "runs" / "broken")
+    assert read_checkpoint(folder.checkpoint)["global_step"] == 2
+    assert run_cli(*late) == 0
+    assert same_weights(tmp_path / "runs" / "whole", folder.path)
+    assert measured(folder.metrics) == measured(RunFolder(tmp_path / "runs/whole").metrics)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_signal_costs_no_step_and_no_validation(
@@ -87,12 +125,12 @@ def test_a_signal_costs_no_step_and_no_validation(
 def test_two_jobs_cannot_train_one_run(
     run_cli: Cli, tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "runs" / "shared"
-    folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with FileLock(runs / ".shared.lock"):
         assert run_cli(*tiny_run, "name=shared") == 2
     assert "is being trained by another process" in capsys.readouterr().err
-    assert not (folder / "config.yaml").exists()
+    assert not (runs / "shared").exists()
     assert run_cli(*tiny_run, "name=shared") == 0
 
 
