@@ -151,20 +151,20 @@ class Telemetry(StepCallback):
     def _speed(self, trainer: pl.Trainer) -> dict[str, float]:
         rate = self.throughput.read()
         if rate is None:
-            return {"memory_gib": memory_gib()}
+            return {"memory_gib": memory_gib(trainer.strategy.root_device)}
         left = (trainer.max_steps - trainer.global_step) * self.throughput.global_batch
         return {
             "images_per_second": rate.images_per_second,
             **self.utilisation.of(rate.images_per_second, devices=trainer.world_size),
             "data_wait": rate.data_wait,
-            "memory_gib": memory_gib(),
+            "memory_gib": memory_gib(trainer.strategy.root_device),
             "hours_left": left / rate.images_per_second / 3600,
         }
 
 
-def memory_gib() -> float:
+def memory_gib(device: torch.device) -> float:
     """The most memory so far: of tensors on the GPU, without one of the whole process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

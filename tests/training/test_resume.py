@@ -327,18 +327,16 @@ def test_two_processes_are_one_and_either_goes_on_for_the_other(
     assert run_cli(*one, "name=whole") == 0
     torchrun([*two, "name=two"], tmp_path)
     assert_same_losses(runs / "whole", runs / "two")
-    assert_close(runs / "whole", runs / "two")
-    grids = [runs / name / "samples" / "step_000004.png" for name in ("whole", "two")]
-    assert grids[1].exists()
+    assert (runs / "two" / "samples" / "step_000004.png").exists()
     for name in ("two", "half"):
         shutil.copytree(runs / "two" if name == "half" else runs / "whole", runs / f"{name}-on")
         (runs / f"{name}-on" / "checkpoints" / "step_2.ckpt").replace(
             runs / f"{name}-on" / "checkpoints" / "last.ckpt"
         )
     torchrun([*two, "name=two-on", "data.batch_size=4"], tmp_path)
-    assert_close(runs / "whole", runs / "two-on")
+    assert_same_losses(runs / "whole", runs / "two-on")
     assert run_cli(*one, "name=half-on") == 0
-    assert_close(runs / "whole", runs / "half-on")
+    assert_same_losses(runs / "whole", runs / "half-on")
 
 
 def test_processes_that_nobody_started_are_started(
