@@ -1,30 +1,30 @@
 """bksdm check."""
 
-import json
 import shutil
 import sys
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
 
 from bksdm.cli import cost_tables, run_cost
 from bksdm.cli.config import built, number, optional_number, switch
+from bksdm.cli.holds import Holds, held_by
 from bksdm.cli.planned import Complaints, Planned, planned
-from bksdm.cli.run_problems import Known, run_problems
+from bksdm.cli.run_problems import Known, run_problems, start_seen
 from bksdm.cli.shards_report import (
     DEPTHS,
     SPLITS,
     Split,
     locations_of,
     look,
+    none_here,
     shard_notes,
     shard_problems,
-    shard_tables,
 )
+from bksdm.cli.told import Part, print_json, print_text
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.limits import check_settings
 from bksdm.data.store import CacheSettings, ShardStore
@@ -33,15 +33,6 @@ from bksdm.models.source import TeacherSource, picture_size
 from bksdm.models.teacher import load_teacher, load_tokenizer
 from bksdm.training.estimate import Pace, existing, paces_of
 from bksdm.training.memory import Memory
-from bksdm.training.run import start_of
-
-
-class Part(NamedTuple):
-    """A part of what is told, for people and for programs."""
-
-    name: str
-    text: str
-    values: Any
 
 
 def run(config: DictConfig) -> int:
@@ -66,9 +57,9 @@ def run(config: DictConfig) -> int:
         parts = _run_parts(planned(config, complaints), splits, complaints)
     seconds = time.monotonic() - begin
     if config.format == "json":
-        _print_json(splits, parts, complaints, seconds)
+        print_json(splits, parts, complaints, seconds)
     else:
-        _print_text(splits, parts, complaints, seconds)
+        print_text(splits, parts, complaints, seconds)
     for problem in complaints.problems:
         print(f"bksdm check: {problem}", file=sys.stderr)
     return 2 if complaints.problems else 0
@@ -90,7 +81,13 @@ def _splits(config: DictConfig, complaints: Complaints, *, alone: bool) -> dict[
     for split, name in SPLITS.items():
         if alone and split == "validation" and not config.data.get(name):
             continue
-        locations = complaints.attempt(partial(locations_of, config, split, store))
+        # On another machine they may be there.
+        planning = config.device is not None and config.shards == "none"
+        told = Complaints() if planning and none_here(config, split) else complaints
+        ask = config.shards != "none"
+        locations = told.attempt(partial(locations_of, config, split, store, ask=ask))
+        if told is not complaints and told.problems:
+            complaints.notes.append(f"{split}: no shards on this machine")
         if locations is None or (config.shards == "full" and read is None):
             continue
         looked = complaints.attempt(
@@ -113,9 +110,9 @@ def _splits(config: DictConfig, complaints: Complaints, *, alone: bool) -> dict[
 
 def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -> list[Part]:
     """Costs of a run; its problems go to the complaints."""
-    latents = complaints.attempt(lambda: run_cost.latents_of(splits)) or ""
-    networks = run_cost.networks_of(run, latents)
-    memory = complaints.attempt(lambda: run_cost.memory_of(run, latents))
+    holds = complaints.attempt(lambda: held_by(run.config, splits)) or Holds()
+    networks = run_cost.networks_of(run, holds)
+    memory = complaints.attempt(lambda: run_cost.memory_of(run, holds))
     disk = run_cost.disk_left_by(run, networks) if networks else None
     capacity = run_cost.capacity_of(run)
     sharing = 1 if run.on_gpu else run.on_node
@@ -131,13 +128,13 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
             )
         )
     )
-    parts = []
+    parts = [Part("step", str(holds), asdict(holds))]
     if networks:
         parts.append(Part("networks", cost_tables.network_table(networks), asdict(networks)))
     if memory:
         values = asdict(memory) | {"total": memory.total, "device": capacity}
         parts.append(Part("memory", cost_tables.memory_table(memory, capacity=capacity), values))
-        if 0.9 * capacity < memory.total * sharing <= capacity:
+        if capacity and 0.9 * capacity < memory.total * sharing <= capacity:
             complaints.notes.append("memory: less than a tenth of the device's is left")
     if run.trainer and run.trainer.strategy == "fsdp2" and run.world > 1:
         complaints.notes.append("memory: as of ddp; trainer.strategy=fsdp2 takes less")
@@ -145,7 +142,7 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
     if line:
         parts.append(Part("batch", line, line))
     if networks and memory:
-        parts += _time_part(run, networks, memory, complaints)
+        parts += _time_part(run, networks, memory, complaints, holds=holds)
     if disk:
         free = shutil.disk_usage(existing(run.folder.path)).free
         values = asdict(disk) | {"total": disk.total, "free": free}
@@ -154,9 +151,14 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
 
 
 def _time_part(
-    run: Planned, networks: run_cost.Networks, memory: Memory, complaints: Complaints
+    run: Planned,
+    networks: run_cost.Networks,
+    memory: Memory,
+    complaints: Complaints,
+    *,
+    holds: Holds,
 ) -> list[Part]:
-    start = complaints.attempt(lambda: start_of(run.folder))
+    start = complaints.attempt(lambda: start_seen(run.folder))
     done = start.steps if start else 0
     work = run_cost.work_left(run, done=done)
     paces = _paces(run, networks, memory, complaints, done=done) if work else []
@@ -169,7 +171,12 @@ def _time_part(
         | ({} if price is None else {"cost": work.device_hours(pace) * price})
         for pace in paces
     ]
-    return [Part("paces", cost_tables.pace_table(paces, work, price=price), values)]
+    complaints.notes += run_cost.pace_notes(run)
+    parts = [Part("paces", cost_tables.pace_table(paces, work, price=price), values)]
+    if not holds.latents:
+        line = run_cost.with_latents(run, networks, paces, work)
+        parts.append(Part("with_latents", line, line))
+    return parts
 
 
 def _paces(
@@ -216,27 +223,3 @@ def _paces(
             f"memory: the rehearsal held {held:.3f} GiB of the GPU's at its peak"
         )
     return [pace] if pace else []
-
-
-def _print_text(
-    splits: dict[str, Split],
-    parts: list[Part],
-    complaints: Complaints,
-    seconds: float,
-) -> None:
-    tables = [shard_tables(splits), *(part.text for part in parts), "\n".join(complaints.notes)]
-    found = f"{len(complaints.problems)} problems" if complaints.problems else "no problems"
-    print("\n\n".join([*filter(None, tables), f"{found}; looked for {seconds:.1f} s"]))
-
-
-def _print_json(
-    splits: dict[str, Split],
-    parts: list[Part],
-    complaints: Complaints,
-    seconds: float,
-) -> None:
-    content: dict[str, Any] = {
-        split: asdict(each.summary) for split, each in splits.items() if each.summary
-    }
-    content |= {part.name: part.values for part in parts}
-    print(json.dumps(content | asdict(complaints) | {"seconds": seconds}, indent=1))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bksdm.cli.config import built, logger_of, number, plain
+from bksdm.cli.logger_package import check_logger
 from bksdm.cli.student import picture_resolution
 from bksdm.data.limits import check_settings
 from bksdm.data.store import CacheSettings
@@ -33,7 +34,9 @@ from bksdm.training.saving import CheckpointSettings
 from bksdm.training.speed import SpeedSettings
 from bksdm.training.trainer import TrainerSettings
 
-OWN: Final = ("format", "workers", "shards", "only_shards", "device", "rehearsal", "price")
+OWN: Final = (
+    "format", "workers", "shards", "only_shards", "holds", "device", "rehearsal", "price",
+)  # fmt: skip
 _DATA: Final = (
     "validation_samples",
     "buffer",
@@ -129,6 +132,12 @@ class Planned:
         return self.device is not None or bool(self.trainer and self.trainer.gpu)
 
     @property
+    def lacks_gpu(self) -> bool:
+        """True if the run wants a GPU of this machine, which has none."""
+        asked = self.config.trainer.accelerator == "gpu"
+        return self.device is None and asked and not torch.cuda.is_available()
+
+    @property
     def on_node(self) -> int:
         """Processes of a node."""
         wanted = self.trainer.devices if self.trainer else 1
@@ -151,7 +160,7 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
     plan = attempt(lambda: built(config.student, BlockPlan))
     # What asks for a GPU is known without one, too. On another machine it is there.
     elsewhere = Complaints() if config.device else complaints
-    trainer = elsewhere.attempt(lambda: built(config.trainer, TrainerSettings))
+    trainer = elsewhere.attempt(lambda: _trainer(config))
     trainer = trainer or attempt(lambda: built(config.trainer, TrainerSettings, accelerator="auto"))
     speed = elsewhere.attempt(lambda: built(config.speed, SpeedSettings))
     speed = speed or attempt(lambda: built(config.speed, SpeedSettings, attention="auto"))
@@ -161,6 +170,7 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
     resolution = (
         attempt(lambda: picture_resolution(config, teacher, plan)) if teacher and plan else None
     )
+    elsewhere.attempt(lambda: check_logger(config))
     for build in _OTHERS:
         attempt(partial(build, config))
     return Planned(
@@ -205,6 +215,16 @@ def _device(config: DictConfig) -> Accelerator | None:
     return found
 
 
+def _trainer(config: DictConfig) -> TrainerSettings:
+    try:
+        return built(config.trainer, TrainerSettings)
+    except InputError as error:
+        if config.trainer.accelerator != "gpu" or torch.cuda.is_available():
+            raise
+        built(config.trainer, TrainerSettings, accelerator="auto")  # only the GPU is missing
+        raise InputError(f"{error}; device=h100 plans for one that is not here") from error
+
+
 def _ema_decay(config: DictConfig) -> float:
     value = config.ema_decay
     if not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -212,14 +232,9 @@ def _ema_decay(config: DictConfig) -> float:
     return float(value)
 
 
-def _protocol(config: DictConfig) -> None:
-    if config.protocol:
-        built(config.protocol, ShapesProtocol)
-
-
 # Settings that nothing else here builds.
 _OTHERS: Final[tuple[Callable[[DictConfig], object], ...]] = (
-    _protocol,
+    lambda config: config.protocol and built(config.protocol, ShapesProtocol),
     logger_of,
     lambda config: built(config.method.weights, LossWeights),
     lambda config: built(config.optimizer, OptimizerSettings),

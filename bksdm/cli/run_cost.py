@@ -2,14 +2,15 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
 import torch
 
+from bksdm.cli.holds import Holds
 from bksdm.cli.planned import Planned, weightless
-from bksdm.cli.shards_report import Split
 from bksdm.cli.student import distillation
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.exact import Share
@@ -30,6 +31,7 @@ from bksdm.training.memory import BatchShape, Memory, traced_memory
 from bksdm.training.rehearsal import Rehearsal, timed_steps
 
 GIB: Final = 2**30
+FULL_BATCH: Final = 32  # images a device, the most of the published rates in `pace_notes`
 PATIENCE: Final = 120.0  # seconds that a rehearsal may take
 
 
@@ -48,8 +50,8 @@ class Networks:
     flops: StepFlops
 
 
-def networks_of(run: Planned, latents: str) -> Networks | None:
-    """Costs at the run's resolution; `latents` is what latent shards say of themselves."""
+def networks_of(run: Planned, holds: Holds) -> Networks | None:
+    """Costs at the run's resolution, for a step that takes what the shards hold."""
     if run.architecture is None or run.student is None or run.teacher is None:
         return None
     if run.resolution is None or run.speed is None:
@@ -59,13 +61,13 @@ def networks_of(run: Planned, latents: str) -> Networks | None:
     teacher = unet_cost(run.architecture["unet"], side, tokens=tokens)
     student = unet_cost(run.student, side, tokens=tokens)
     useful = step_flops(teacher.macs, student.macs)
-    extra = 0 if "text_hash" in latents else text_encoder_macs(run.architecture["text_encoder"])
-    extra += 0 if latents else vae_encoder_macs(run.architecture["vae"], run.resolution)
+    extra = 0 if holds.text else text_encoder_macs(run.architecture["text_encoder"])
+    extra += 0 if holds.latents else vae_encoder_macs(run.architecture["vae"], run.resolution)
     extra += student.macs if run.speed.gradient_checkpointing else 0
     return Networks(teacher, student, StepFlops(useful, useful + 2 * extra))
 
 
-def memory_of(run: Planned, latents: str) -> Memory | None:
+def memory_of(run: Planned, holds: Holds) -> Memory | None:
     """Memory of a step at its peak."""
     teacher, plan, trainer, parts = run.teacher, run.plan, run.trainer, run.architecture
     if teacher is None or plan is None or trainer is None or parts is None or run.source is None:
@@ -82,22 +84,24 @@ def memory_of(run: Planned, latents: str) -> Memory | None:
     batch = BatchShape(
         samples=batch_size,
         tokens=tokens,
-        pixels=None if latents else (3, run.resolution, run.resolution),
-        moments=teacher.moments_shape(run.resolution) if latents else None,
-        text=(tokens, parts["unet"]["cross_attention_dim"]) if "text_hash" in latents else None,
+        pixels=None if holds.latents else (3, run.resolution, run.resolution),
+        moments=teacher.moments_shape(run.resolution) if holds.latents else None,
+        text=(tokens, parts["unet"]["cross_attention_dim"]) if holds.text else None,
     )
     return traced_memory(
         lambda: distillation(run.config, load_teacher(bare), plan, speed=speed, data={}),
         batch=batch,
         precision=trainer.precision,
         ema_decay=ema_decay,
-        cuda=run.on_gpu,
+        cuda=run.on_gpu or run.lacks_gpu,
         processes=run.world,
     )
 
 
-def capacity_of(run: Planned) -> int:
-    """Bytes of memory that the run's device has."""
+def capacity_of(run: Planned) -> int | None:
+    """Bytes of memory that the run's device has; None for a GPU that is not here."""
+    if run.lacks_gpu:
+        return None
     if run.device is not None:
         return run.device.memory_gib * GIB
     if run.on_gpu:
@@ -189,6 +193,31 @@ def rehearsed(run: Planned, teacher: Teacher, data: ShardDataModule, *, done: in
     return pace_measured(times[1:], images=micro_batches * data.batch_size)
 
 
-def latents_of(splits: dict[str, Split]) -> str:
-    """What the training shards say of themselves; empty for pictures, or if there are none."""
-    return splits["training"].format if "training" in splits else ""
+def pace_notes(run: Planned) -> list[str]:
+    """What the paces do not count."""
+    small = run.device is not None and run.batch_size is not None and run.batch_size < FULL_BATCH
+    if run.world == 1 and not small:
+        return []
+    several = "one device's rate times their number; " if run.world > 1 else ""
+    return [
+        f"pace: {several}not counted are the time in which devices tell each other, and that a"
+        " small batch fills a device less; MLPerf's Stable Diffusion 2 on H100 [published]: 136"
+        " images/s a GPU on 8 at 32 images each, 124 on 64 at 16, 77 on 512 at 4"
+    ]
+
+
+def with_latents(run: Planned, networks: Networks, paces: Sequence[Pace], work: Work) -> str:
+    """What a step over latents would make of the hours that pictures take."""
+    latents = networks_of(run, Holds(latents=True))
+    assert latents is not None
+    now, then = networks.flops.computed, latents.flops.computed
+    hours = ", ".join(
+        f"{work.hours(pace) * then / now:,.3g} instead of {work.hours(pace):,.3g} hours"
+        f" ({pace.basis})"
+        for pace in paces
+        if pace.basis.count("reference") == 0
+    )
+    return (
+        f"with latents (bksdm encode), without the VAE: {then / 1e9:,.4g} instead of"
+        f" {now / 1e9:,.4g} GFLOP an image; by that {hours}"
+    )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from glob import has_magic
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -11,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.progress import Progress
 from bksdm.data.checking import check_shards
+from bksdm.data.filesystems import filesystem, is_web, protocol
 from bksdm.data.findings import Summary, summary
 from bksdm.data.index import ShardIndex, build_index
-from bksdm.data.location import expand
+from bksdm.data.location import expand, is_remote
 from bksdm.data.record import format_of
 from bksdm.data.store import ShardStore
 from bksdm.data.stream import first_meta
@@ -44,13 +46,23 @@ class Split:
     pictures: npt.NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
     @property
-    def format(self) -> str:
-        """What latent shards say of themselves; empty for pictures."""
-        return self.index.format if self.index else format_of(first_meta(self.locations[0]))
+    def format(self) -> str | None:
+        """What latent shards say of themselves; empty for pictures, None if only reading a remote
+        shard could tell.
+
+        Raises:
+            InputError: the first shard cannot be read.
+        """
+        if self.index:
+            return self.index.format
+        first = self.locations[0]
+        return None if is_remote(first) else format_of(first_meta(first))
 
 
-def locations_of(config: DictConfig, split: str, store: ShardStore) -> list[str]:
-    """Where the shards of a split are.
+def locations_of(
+    config: DictConfig, split: str, store: ShardStore, *, ask: bool = True
+) -> list[str]:
+    """Where the shards of a split are; unless `ask`, no store is asked what a remote glob matches.
 
     Raises:
         InputError: none are named, or they are not there.
@@ -59,8 +71,31 @@ def locations_of(config: DictConfig, split: str, store: ShardStore) -> list[str]
     if OmegaConf.is_missing(config.data, name):
         raise InputError(f"data.{name}= is missing; give it a value")
     value = config.data[name]
-    pattern = value if isinstance(value, str) else list(value)
-    return expand(pattern, allow_pipe=store.settings.allow_pipe)
+    patterns = [value] if isinstance(value, str) else list(value)
+    left = [each for each in patterns if not ask and _to_be_listed(each)]
+    for each in left:
+        filesystem(each)  # its package is here
+    others = [each for each in patterns if each not in left]
+    found = expand(others, allow_pipe=store.settings.allow_pipe) if others or not left else []
+    return [*left, *found]
+
+
+def none_here(config: DictConfig, split: str) -> bool:
+    """Whether no shard of a split is named, or one on this machine's disk."""
+    name = SPLITS[split]
+    if OmegaConf.is_missing(config.data, name):
+        return True
+    value = config.data[name]
+    return not any(is_remote(str(each)) for each in ([value] if isinstance(value, str) else value))
+
+
+def _to_be_listed(pattern: Any) -> bool:
+    return (
+        isinstance(pattern, str)
+        and protocol(pattern) not in ("", "pipe")
+        and not is_web(pattern)
+        and has_magic(pattern)
+    )
 
 
 def look(

@@ -119,5 +119,5 @@ def test_an_experiment_wins_over_the_defaults_but_a_teacher_brings_the_published
 def test_an_experiment_leaves_the_data_to_the_user(
     run_cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_cli("train", "experiment=bk_base_212k") == 2
+    assert run_cli("train", "experiment=bk_base_212k", "trainer=cpu") == 2
     assert "data.shards= is missing" in capsys.readouterr().err
