@@ -13,7 +13,7 @@ from bksdm.cli import cost_tables, run_cost
 from bksdm.cli.config import built, number, optional_number, switch
 from bksdm.cli.holds import Holds, held_by
 from bksdm.cli.planned import Complaints, Planned, planned
-from bksdm.cli.run_problems import Known, run_problems, start_seen
+from bksdm.cli.run_problems import Known, run_problems
 from bksdm.cli.shards_report import (
     DEPTHS,
     SPLITS,
@@ -33,6 +33,7 @@ from bksdm.models.source import TeacherSource, picture_size
 from bksdm.models.teacher import load_teacher, load_tokenizer
 from bksdm.training.estimate import Pace, existing, paces_of
 from bksdm.training.memory import Memory
+from bksdm.training.run import start_of
 
 
 def run(config: DictConfig) -> int:
@@ -158,7 +159,7 @@ def _time_part(
     *,
     holds: Holds,
 ) -> list[Part]:
-    start = complaints.attempt(lambda: start_seen(run.folder))
+    start = complaints.attempt(lambda: start_of(run.folder, put_aside=False))
     done = start.steps if start else 0
     work = run_cost.work_left(run, done=done)
     paces = _paces(run, networks, memory, complaints, done=done) if work else []

@@ -5,7 +5,6 @@ node.
 import json
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.launch import split_flags
+from bksdm.cli.logger_package import check_logger
 from bksdm.errors import InputError
 
 T = TypeVar("T")
@@ -77,12 +77,7 @@ def logger_of(config: DictConfig) -> Callable[[], Any] | None:
     node = config.logger.extra
     if node is None:
         return None
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        raise InputError(f"logger.extra={node}: expected null, or a logger as in logger=wandb")
-    if node._target_.endswith("WandbLogger") and find_spec("wandb") is None:
-        raise InputError(
-            "logger=wandb needs wandb: pip install 'bksdm[wandb]', or use logger=files"
-        )
+    check_logger(config)
 
     def make() -> Any:
         return hydra.utils.instantiate(node, _convert_="all")

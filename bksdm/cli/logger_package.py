@@ -25,6 +25,8 @@ def check_logger(config: DictConfig) -> None:
     node = config.logger.extra
     if node is None:
         return
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise InputError(f"logger.extra={node}: expected null, or a logger as in logger=wandb")
     target = str(node._target_)
     first, last = target.split(".")[0], target.split(".")[-1]
     for package in (first, _PACKAGES.get(last, first)):

@@ -19,33 +19,13 @@ from bksdm.diffusion import Diffusion
 from bksdm.errors import InputError
 from bksdm.models.source import checked_unet_config
 from bksdm.processes import Process
-from bksdm.training.checkpoint import PREVIOUS, read_checkpoint
+from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.estimate import Disk, existing
-from bksdm.training.folder import RunFolder
 from bksdm.training.identity import check_identity
 from bksdm.training.memory import Memory
-from bksdm.training.run import Start
 
 GB: Final = 1e9
 GIB: Final = 2**30
-
-
-def start_seen(folder: RunFolder) -> Start:
-    """Where a run would go on. Unlike `start_of` it changes nothing: a checkpoint that cannot be
-    read is passed over and stays where it is.
-
-    Raises:
-        InputError: there are checkpoints, and none can be read.
-    """
-    last = folder.checkpoint
-    there = [path for path in (last, last.with_name(PREVIOUS)) if path.exists()]
-    for path in there:
-        try:
-            return Start(int(read_checkpoint(path)["global_step"]), path)
-        except InputError:
-            if path == there[-1]:
-                raise
-    return Start()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +132,7 @@ def same_configuration(known: Known) -> None:
 def same_identity(known: Known) -> None:
     """Its checkpoint is of the same plan, teacher and data."""
     run = known.run
-    start = start_seen(run.folder)
+    start = start_of(run.folder, put_aside=False)
     if start.checkpoint is None or run.plan is None or run.source is None:
         return
     saved = read_checkpoint(start.checkpoint)["bksdm"]

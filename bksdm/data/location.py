@@ -20,7 +20,7 @@ from bksdm.data.remote import matches
 from bksdm.errors import InputError
 
 _TAR: Final = re.compile(r"[^\s/'\"=]+\.tar(?![\w.])")
-_REMEDY: Final = "make the embedded world's with `bksdm prepare`, or name yours as 'folder/*.tar'"
+_REMEDY: Final = "name yours as 'folder/*.tar', or make the embedded world's with `bksdm prepare`"
 
 
 def expand(pattern: str | Sequence[str], *, allow_pipe: bool) -> list[str]:

@@ -97,11 +97,12 @@ def checkpoint_io(*, background: bool) -> AtomicCheckpointIO:
     return BackgroundCheckpointIO() if background else AtomicCheckpointIO()
 
 
-def newest_checkpoint(last: Path) -> Path | None:
-    """The checkpoint that a run goes on from: the last, or the one before if that is damaged, which
-    is put aside. None without any.
+def newest_checkpoint(last: Path, *, put_aside: bool = True) -> Path | None:
+    """The checkpoint that a run goes on from: the last, or the one before if that is damaged. None
+    without any.
 
-    All of a file is read, against the checksums in it. One process alone must do so.
+    All of a file is read, against the checksums in it. One process alone must do so, and nobody may
+    train the run meanwhile if a damaged one is `put_aside`.
 
     Raises:
         InputError: neither can be read.
@@ -114,11 +115,12 @@ def newest_checkpoint(last: Path) -> Path | None:
         except InputError:
             if older == len(there):
                 raise
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            log.warning(
-                "%s is damaged; kept as %s, going on from %s", path, aside.name, there[older]
-            )
+            where = path
+            if put_aside:
+                where = path.with_suffix(".damaged")
+                path.replace(where)
+            told = "%s is damaged; kept as %s, going on from %s"
+            log.warning(told, path, where.name, there[older])
             continue
         return path
     return None

@@ -56,13 +56,14 @@ class Start:
     checkpoint: Path | None = None
 
 
-def start_of(folder: RunFolder) -> Start:
-    """From the newest checkpoint that can be read. The first process alone may look.
+def start_of(folder: RunFolder, *, put_aside: bool = True) -> Start:
+    """From the newest checkpoint that can be read (see `newest_checkpoint`). The first process
+    alone may look.
 
     Raises:
         InputError: there are checkpoints, and none can be read.
     """
-    path = newest_checkpoint(folder.checkpoint)
+    path = newest_checkpoint(folder.checkpoint, put_aside=put_aside)
     return Start() if path is None else Start(int(read_checkpoint(path)["global_step"]), path)
 
 
