@@ -23,6 +23,7 @@ from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.estimate import Disk, existing
 from bksdm.training.identity import check_identity
 from bksdm.training.memory import Memory
+from bksdm.training.run import start_of
 
 GB: Final = 1e9
 GIB: Final = 2**30

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,11 @@ class RunFolder:
         Raises:
             InputError: somebody does.
         """
+        new = not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder: a run that is refused leaves none.
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=seconds)
+        # Beside the folder: a run that is refused leaves neither.
+        held = self.path.with_name(f".{self.path.name}.lock")
+        lock = FileLock(held, timeout=seconds)
         try:
             lock.acquire()
         except Timeout as error:
@@ -101,4 +103,9 @@ class RunFolder:
         try:
             yield
         finally:
+            if not self.path.exists():
+                held.unlink(missing_ok=True)
+                with suppress(OSError):  # other runs have come
+                    if new:
+                        self.path.parent.rmdir()
             lock.release()

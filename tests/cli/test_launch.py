@@ -27,7 +27,8 @@ def test_a_sweep_runs_its_jobs_and_leaves_no_other_folders(
     students = {path.parent.name for path in tmp_path.glob("runs/*/student")}
     assert students == {"tiny-base", "tiny-small"}
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {*students, ".sweep"}
+    locks = {f".{name}.lock" for name in students}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {*students, *locks, ".sweep"}
 
 
 def test_jobs_that_would_share_a_run_are_refused_before_anything_starts(
