@@ -1,6 +1,5 @@
 """bksdm train."""
 
-import resource
 import signal
 import time
 from contextlib import ExitStack
@@ -44,6 +43,7 @@ from bksdm.training.saving import CheckpointSettings
 from bksdm.training.signals import Signals
 from bksdm.training.slurm import job_id, requeue_after, requeue_or_wait
 from bksdm.training.speed import SpeedSettings
+from bksdm.training.telemetry import memory_gib
 from bksdm.training.trainer import TrainerSettings, check_together
 
 
@@ -126,7 +126,8 @@ def _trained(run: Run) -> tuple[int, Rest | None]:
         lambda: (built(config.teacher, TeacherSource), built(config.student, BlockPlan))
     )
     trained = start.steps >= run.trainer.max_steps
-    if trained and folder.student.exists() and (folder.results.exists() or not config.protocol):
+    made = [folder.student / "model_index.json", *[folder.results] * bool(config.protocol)]
+    if trained and all(_is_of(start, path) for path in made):
         run.say(f"{folder.path} is finished: {start.steps} steps; student in {folder.student}")
         return 0, None
     teacher = run.peers.each(lambda: load_teacher(source))
@@ -138,6 +139,12 @@ def _trained(run: Run) -> tuple[int, Rest | None]:
         run.say(run.peers.decided(lambda: requeue_after(received)))
         return 128 + received, None
     return 0, Rest(teacher, plan, folder.checkpoint)
+
+
+def _is_of(start: Start, path: Path) -> bool:
+    """True for what was made of this checkpoint, and not of one before a run was made longer."""
+    assert start.checkpoint is not None
+    return path.exists() and path.stat().st_mtime >= start.checkpoint.stat().st_mtime
 
 
 def _start(folder: RunFolder, values: dict[str, Any]) -> Start:
@@ -242,15 +249,8 @@ def _finish(run: Run, rest: Rest) -> None:
         before = cut(teacher, rest.plan, init=config.method.init, seed=run.seed)
         unets = {"teacher": teacher.unet, "student before": before, "student after": student}
         compare_models(unets, teacher, built(config.protocol, ShapesProtocol), out=folder.results)
-    print(f"peak memory: {peak_memory()}")
+    gpu = f", on the GPU {memory_gib(torch.device('cuda')):.2f} GiB" if run.trainer.gpu else ""
+    print(f"peak memory: {memory_gib(torch.device('cpu')):.2f} GiB{gpu}")
     grids = sorted(folder.samples.glob("step_*.png"))
     if grids:
         print(f"picture: {grids[-1]}")
-
-
-def peak_memory() -> str:
-    """The most memory that this process has held so far, and on the GPU if there is one."""
-    own = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
-    if not torch.cuda.is_available():
-        return own
-    return f"{own}, on the GPU {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"

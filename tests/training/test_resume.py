@@ -215,6 +215,19 @@ def test_a_finished_run_says_so(
     assert RunFolder(whole).checkpoint.stat().st_mtime_ns == stamp
 
 
+def test_a_finished_run_can_be_made_longer(
+    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
+) -> None:
+    longer = [*tiny_run, "trainer.max_steps=6"]
+    student = RunFolder(whole).student / "model_index.json"
+    before = student.stat().st_mtime_ns
+    assert run_cli(*longer, "name=whole") == 0
+    assert student.stat().st_mtime_ns > before
+    assert run_cli(*longer, "name=six") == 0
+    assert same_weights(whole, tmp_path / "runs" / "six")
+    assert run_cli(*longer, "name=whole", "optimizer.schedule=cosine") == 2
+
+
 def test_another_configuration_under_the_same_name_is_refused(
     run_cli: Cli, tiny_run: list[str], whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
