@@ -11,7 +11,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm lint types imports same-loss bench bench-data assets clean
+.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm lint types imports same-loss bench bench-data bench-memory assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ same-loss: data/shapes/.done  ## Compare 10 steps' losses with the recorded ones
 
 bench-data: data/shapes/.done  ## Reading, encoding, start-up and resume, in ratios (docs/performance.md)
 	$(BIN)/python -m bench.data $(ARGS)
+
+bench-memory: $(STAMP)  ## Memory of a training step, estimated and measured (ARGS=--large: SD-1.4, 16 GB)
+	$(BIN)/python -m bench.memory $(ARGS)
 
 bench: $(STAMP)  ## Training steps in ratios: bare loop, reference recipe, every switch (docs/performance.md)
 	$(BIN)/python -m bench.step $(ARGS)
