@@ -12,6 +12,7 @@ from bksdm.training.folder import RunFolder
 # computes.
 FREE: Final = frozenset(
     {
+        "name",  # of the folder, which may be renamed
         "runs_dir",
         "checkpoint",
         "samples",

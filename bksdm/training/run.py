@@ -36,6 +36,7 @@ _ADVICE = (
     ".*directory .* exists and is not empty.*",
     ".*GPU available but not used.*",
     ".*LeafSpec.*",
+    ".*dirpath has changed.*",
     ".*`srun` command is available.*",
     ".*smaller than the logging interval.*",
     ".*This DataLoader will create.*",

@@ -96,7 +96,7 @@ class Checkpoints(StepCallback, Checkpoint):
         self.peers = peers
         self.telemetry = telemetry
         self._saved_at, self._saved_step = time.monotonic(), 0
-        self._after_validation = False
+        self._after_validation: list[str] = []
         self._validated = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -116,16 +116,15 @@ class Checkpoints(StepCallback, Checkpoint):
         late, stop = self.peers.any(late, self.signals.received is not None)
         due = late or step == trainer.max_steps or step % self.settings.every_n_steps == 0
         keep = self.settings.keep_every_n_steps
-        if keep and step % keep == 0:
-            self.telemetry.check(trainer)
-            trainer.save_checkpoint(self.folder / f"step_{step}.ckpt")
+        copies = [f"step_{step}.ckpt"] * bool(keep and step % keep == 0)
+        names = [*copies, *[LAST] * (due or stop)]
         if stop:  # there may be no time for a validation
-            self._save(trainer)
+            self._save(trainer, *names)
             self._stop(trainer)
-            return
-        self._after_validation = due and step % self.validate_every_n_steps == 0
-        if due and not self._after_validation:
-            self._save(trainer)
+        elif step % self.validate_every_n_steps == 0:
+            self._after_validation = names
+        else:
+            self._save(trainer, *names)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is validated, or kept as the best, that is no number."""
@@ -137,9 +136,8 @@ class Checkpoints(StepCallback, Checkpoint):
         del pl_module
         self._validated = trainer.global_step
         (stop,) = self.peers.any(self.signals.received is not None)
-        if self._after_validation or stop:
-            self._save(trainer)
-        self._after_validation = False
+        names, self._after_validation = self._after_validation, []
+        self._save(trainer, *(names or [LAST] * stop))
         if stop:
             self._stop(trainer)
 
@@ -163,14 +161,18 @@ class Checkpoints(StepCallback, Checkpoint):
             return
         sound = self.telemetry.losses.non_finite(self.peers) is None
         if sound and trainer.global_step > self._saved_step:
-            self._save(trainer)
+            self._save(trainer, LAST)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: pl.Trainer, *names: str) -> None:
+        if not names:
+            return
         self.telemetry.check(trainer)
         for logger in trainer.loggers:
             logger.save()  # what a resumed run will not log again
-        trainer.save_checkpoint(self.folder / LAST)
-        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        for name in names:
+            trainer.save_checkpoint(self.folder / name)
+        if LAST in names:
+            self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _stop(self, trainer: pl.Trainer) -> None:
         trainer.limit_val_batches = 0  # Lightning would validate once more

@@ -29,8 +29,8 @@ from bksdm.errors import InputError
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import Process
-from bksdm.training.folder import RunFolder
 from tests.data.hostile import bomb, good, png, write_tar
+from tests.training.metrics import assert_same_losses
 
 Cli = Callable[..., int]
 
@@ -101,16 +101,9 @@ def test_a_run_from_latents_is_a_run_from_pixels(
     assert run_cli(*command, "flips=true", "text=true", "out=text") == 0
     states = [argument.replace(str(shards), str(tmp_path / "text")) for argument in tiny_run]
     assert run_cli(*states, "name=text", "data.flip=true", "data.caption_dropout=0") == 0
-    rows = [
-        RunFolder(tmp_path / "runs" / name).metrics.read_text().splitlines()
-        for name in ("pixels", "latents", "text")
-    ]
-    assert rows[0][0] == rows[1][0]
-    for row in zip(*rows, strict=True):
-        if "train" not in row[0]:
-            numbers = [[float(value) for value in line.split(",") if value] for line in row]
-            np.testing.assert_allclose(numbers[0], numbers[1], rtol=2e-3)
-            np.testing.assert_allclose(numbers[0], numbers[2], rtol=2e-3)
+    pixels, latents, text = (tmp_path / "runs" / name for name in ("pixels", "latents", "text"))
+    assert_same_losses(pixels, latents, rel=2e-3)
+    assert_same_losses(pixels, text, rel=2e-3)
 
 
 def test_dropped_captions_have_the_empty_ones_states(
@@ -120,13 +113,7 @@ def test_dropped_captions_have_the_empty_ones_states(
     for name, folder in (("pixels", shards), ("latents", tmp_path / "latents")):
         run = [argument.replace(str(shards), str(folder)) for argument in tiny_run]
         assert run_cli(*run, f"name={name}", "data.flip=false", "data.caption_dropout=0.5") == 0
-    first, second = (
-        RunFolder(tmp_path / "runs" / name).metrics.read_text().splitlines()[1:]
-        for name in ("pixels", "latents")
-    )
-    for one, other in zip(first, second, strict=True):
-        numbers = [[float(value) for value in line.split(",") if value] for line in (one, other)]
-        np.testing.assert_allclose(numbers[0], numbers[1], rtol=2e-3)
+    assert_same_losses(tmp_path / "runs" / "pixels", tmp_path / "runs" / "latents", rel=2e-3)
 
 
 def test_processes_share_the_shards_and_nothing_is_done_twice(

@@ -20,7 +20,8 @@ from bksdm.training.checkpoint import (
 from bksdm.training.distill import Distillation
 from bksdm.training.folder import RunFolder
 from bksdm.training.saving import Checkpoints
-from tests.training.test_resume import measured, same_weights
+from tests.training.metrics import measured
+from tests.training.test_resume import same_weights
 
 Cli = Callable[..., int]
 
@@ -92,8 +93,7 @@ def test_what_ends_a_validation_saves_the_weights_and_not_their_average(
     assert measured(folder.metrics) == measured(RunFolder(tmp_path / "runs/whole").metrics)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
 def test_a_signal_costs_no_step_and_no_validation(
     run_cli: Cli,
     tiny_run: list[str],
