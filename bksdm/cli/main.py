@@ -17,7 +17,7 @@ from bksdm.errors import InputError
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
     "prepare": "makes shards: the embedded world, a folder of captioned pictures, or COCO",
-    "check": "what shards hold: bad samples, captions, sizes, duplicates; trains nothing",
+    "check": "what a run's shards hold, what it will cost, and what would stop it; trains nothing",
     "encode": "image shards to latent shards, on any number of processes; resumes",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
     "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
