@@ -104,6 +104,7 @@ class Checkpoints(StepCallback, Checkpoint):
         del pl_module
         step = self._saved_step = trainer.global_step
         if step and step % self.validate_every_n_steps == 0 and self._validated != step:
+            self._after_validation = [LAST]  # or it would be made up twice after a kill
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
@@ -137,7 +138,7 @@ class Checkpoints(StepCallback, Checkpoint):
         self._validated = trainer.global_step
         (stop,) = self.peers.any(self.signals.received is not None)
         names, self._after_validation = self._after_validation, []
-        self._save(trainer, *(names or [LAST] * stop))
+        self._save(trainer, *names, *[LAST] * (stop and LAST not in names))
         if stop:
             self._stop(trainer)
 
