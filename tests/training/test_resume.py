@@ -331,9 +331,11 @@ def test_two_processes_are_one_and_either_goes_on_for_the_other(
 
 
 def test_processes_that_nobody_started_are_started(
-    run_cli: Cli, tiny_run: list[str], whole: Path, tmp_path: Path
+    tiny_run: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    assert run_cli(*tiny_run, "name=two", "trainer.devices=2", "data.batch_size=2") == 0
+    two = ["name=two", "trainer.devices=2", "data.batch_size=2"]
+    output, _ = start([*tiny_run, *two], tmp_path).communicate(timeout=120)
+    assert "processes x batch_size x accumulation: 2 x 2 x 2" in output, output
     assert_close(whole, tmp_path / "runs" / "two")
 
 
