@@ -1,0 +1,156 @@
+"""`results.json`: what was measured of a model, and everything needed to measure it again."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from bksdm.atomic import replacing
+from bksdm.errors import InputError
+from bksdm.evaluation.comparison import Comparison, Interval, Verdict
+from bksdm.evaluation.score import Better, Items, Score
+
+FORMAT: Final = 1
+RESULTS: Final = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """A model beside a baseline.
+
+    Attributes:
+        name: the baseline.
+        weights: its fingerprint (`ModelResult.weights`).
+        deciding: the score that the verdict is about.
+        comparisons: one for each score that has items, in the order of the scores.
+    """
+
+    name: str
+    weights: str
+    deciding: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def verdict(self) -> Comparison | None:
+        """The comparison that decides."""
+        return next((each for each in self.comparisons if each.score == self.deciding), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """Everything measured of one model under one protocol.
+
+    Attributes:
+        name: as the user named it.
+        weights: sha256 over all weights of the pipeline; two results of one model have it in common.
+        protocol: name and all settings, as plain values.
+        scores: in the protocol's order; `items` are not in the JSON but in `items.csv` beside it.
+        against: comparisons with a baseline.
+        cost: parameters and MACs, as plain values (`evaluation.cost`); None if not counted.
+        speed: latency and throughput, as plain values (`evaluation.latency`); None if not measured.
+        unet: the U-Net's config, for its drawing.
+        plan: which blocks of its teacher it kept, as `BlockPlan`'s plain values, with the teacher's
+            U-Net config under "teacher"; None where it is not known.
+        environment: versions, hardware, command, date, commit.
+        images: folder of the pictures by prompt id, relative to the file; None if none are kept.
+        suffix: of the pictures' files.
+        curves: training's losses by step {name: [[step, value], ...]}; empty if not a run's.
+    """
+
+    name: str
+    weights: str
+    protocol: Mapping[str, Any]
+    scores: tuple[Score, ...]
+    against: tuple[Against, ...] = ()
+    cost: Mapping[str, Any] | None = None
+    speed: Mapping[str, Any] | None = None
+    unet: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    images: str | None = None
+    suffix: str = ".png"
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+
+    def score(self, name: str) -> Score | None:
+        """The score of that name."""
+        return next((score for score in self.scores if score.name == name), None)
+
+
+def write_results(results: Sequence[ModelResult], path: Path) -> None:
+    """Write models' results, all or nothing."""
+    models = [asdict(_without_items(result)) for result in results]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        text = json.dumps(_plain({"format": FORMAT, "models": models}), indent=1, allow_nan=False)
+        temporary.write_text(text + "\n")
+
+
+def read_results(path: Path) -> list[ModelResult]:
+    """The models of a results file.
+
+    Raises:
+        InputError: not there, or no such file of this format.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise InputError(
+                f"{path}: format {content['format']}; this version reads format {FORMAT}:"
+                " evaluate again"
+            )
+        return [_read_model(model) for model in content["models"]]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not there; `bksdm evaluate` writes it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: not a results file of this version ({type(error).__name__}: {error});"
+            " evaluate again"
+        ) from error
+
+
+def _without_items(result: ModelResult) -> ModelResult:
+    return replace(result, scores=tuple(replace(score, items=None) for score in result.scores))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _read_model(model: dict[str, Any]) -> ModelResult:
+    scores = tuple(
+        Score(**(_number(score) | {"better": Better(score["better"]), "items": None}))
+        for score in model["scores"]
+    )
+    against = tuple(
+        Against(**(each | {"comparisons": tuple(_comparison(c) for c in each["comparisons"])}))
+        for each in model["against"]
+    )
+    return ModelResult(**(model | {"scores": scores, "against": against}))
+
+
+def _number(score: dict[str, Any]) -> dict[str, Any]:
+    return score | {"value": math.nan if score["value"] is None else score["value"]}
+
+
+def _comparison(values: dict[str, Any]) -> Comparison:
+    intervals = {
+        name: None if values[name] is None else Interval(**values[name])
+        for name in ("difference", "ratio")
+    }
+    return Comparison(**(values | intervals | {"verdict": Verdict(values["verdict"])}))
+
+
+def items_of(scores: Sequence[Score]) -> dict[str, Items]:
+    """The items by score."""
+    return {score.name: score.items for score in scores if score.items is not None}
