@@ -44,7 +44,7 @@ class ModelResult:
 
     Attributes:
         name: as the user named it.
-        weights: sha256 over all weights of the pipeline; two results of one model have it in common.
+        weights: sha256 over all weights of the pipeline; the same for the same model.
         protocol: name and all settings, as plain values.
         scores: in the protocol's order; `items` are not in the JSON but in `items.csv` beside it.
         against: comparisons with a baseline.
