@@ -1,34 +1,79 @@
 """Generation as an iterator: one seed a prompt, so that an image does not depend on batch size,
-order or process.
+order or process (but for the float rounding of another batch size).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
-from PIL import Image
+from diffusers import SchedulerMixin, StableDiffusionPipeline
 from torch import Tensor
 
+from bksdm import expected
 from bksdm.errors import InputError
+from bksdm.evaluation.keeping import to_image
 from bksdm.evaluation.prompts import Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How images are sampled: solver steps, classifier-free guidance scale, prompts at once."""
+    """How images are sampled.
+
+    Attributes:
+        steps: of the solver. PNDM calls the U-Net once more.
+        guidance: classifier-free guidance scale; up to 1 is none.
+        batch_size: prompts at once.
+        scheduler: a diffusers class, such as "PNDMScheduler"; None is the pipeline's own.
+        size: pixels a side; None is what the U-Net was made for.
+        dtype: "float16" or "bfloat16" casts the networks; None leaves them as they are.
+    """
 
     steps: int
     guidance: float
     batch_size: int
+    scheduler: str | None = None
+    size: int | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
+        expected.count("sampling.steps", self.steps, least=1)
+        expected.count("sampling.batch_size", self.batch_size, least=1)
+        expected.number("sampling.guidance", self.guidance, least=0)
+        if self.size is not None:
+            expected.count("sampling.size", self.size, least=8)
+        if self.dtype is not None:
+            expected.one_of("sampling.dtype", self.dtype, ("float16", "bfloat16", "float32"))
+        if self.scheduler is not None:
+            self._scheduler_class()
+
+    def _scheduler_class(self) -> type[SchedulerMixin]:
+        kind = getattr(diffusers, str(self.scheduler), None)
+        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
             raise InputError(
-                f"sampling steps={self.steps}, batch_size={self.batch_size}: both must be at"
-                " least 1"
+                f"sampling.scheduler={self.scheduler}: expected a scheduler class of diffusers,"
+                " such as PNDMScheduler or DPMSolverMultistepScheduler"
             )
+        return kind
+
+    def prepared(self, pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+        """The pipeline with the scheduler and the precision of this sampling; networks are shared
+        with the one given, and cast in place.
+        """
+        if self.dtype is not None:
+            pipeline.to(dtype=getattr(torch, self.dtype))
+        if self.scheduler is None:
+            return pipeline
+        parts = dict(pipeline.components)
+        parts["scheduler"] = self._scheduler_class().from_config(pipeline.scheduler.config)
+        made = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    def pixels(self, pipeline: StableDiffusionPipeline) -> int:
+        """Side of the pictures."""
+        return self.size or int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
 
 
 @dataclass(frozen=True)
@@ -44,8 +89,8 @@ class Generated:
 def generate(
     pipeline: StableDiffusionPipeline, prompts: Sequence[Prompt], sampling: Sampling
 ) -> Iterator[Generated]:
-    """Images of the prompts, in their order."""
-    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    """Images of the prompts, in their order, of a pipeline that is `prepared`."""
+    size = sampling.pixels(pipeline)
     for start in range(0, len(prompts), sampling.batch_size):
         chunk = prompts[start : start + sampling.batch_size]
         latents = pipeline(
@@ -58,14 +103,9 @@ def generate(
             output_type="latent",
         ).images
         decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
-        pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-        for row in zip(chunk, latents.cpu(), pixels, strict=True):
+        pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+        for row in zip(chunk, latents.float().cpu(), pixels, strict=True):
             yield Generated(*row)
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """uint8 pixels (3, H, W) as a picture."""
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def write_png(item: Generated, folder: Path) -> Path:

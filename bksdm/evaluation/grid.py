@@ -6,7 +6,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from bksdm.evaluation.generate import to_image
+from bksdm.evaluation.keeping import to_image
 
 _GAP, _MIN_CELL, _FONT_SIZE = 6, 128, 14
 _PAPER: Final = (255, 255, 255)

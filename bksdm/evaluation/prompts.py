@@ -1,6 +1,7 @@
 """Prompts of the protocols."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,40 @@ class Prompt:
     id: str
     text: str
     seed: int
+
+
+class PromptSource(Protocol):
+    """Where a protocol's prompts come from: a frozen dataclass of settings."""
+
+    def read(self) -> list[Prompt]:
+        """All of them.
+
+        Raises:
+            InputError: they are not there, or not what was expected.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesPrompts:
+    """Captions of the embedded world.
+
+    Attributes:
+        count: of the training grammar.
+        held_out: with a (shape, colour) pair that no training picture has.
+        seed: of prompts and images.
+    """
+
+    count: int
+    held_out: int
+    seed: int
+
+    def read(self) -> list[Prompt]:
+        """The prompts, those held out last."""
+        unseen = shapes_prompts(self.held_out, seed=self.seed, held_out=True)
+        return [
+            *shapes_prompts(self.count, seed=self.seed),
+            *(Prompt(f"held-out-{prompt.id}", prompt.text, prompt.seed) for prompt in unseen),
+        ]
 
 
 def from_texts(texts: list[str], *, seed: int) -> list[Prompt]:

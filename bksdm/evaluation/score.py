@@ -41,6 +41,7 @@ class Score:
         interval: how the interval was made ("Wilson", "bootstrap", "s.d. of 100 subsets").
         items: the values behind a mean, for paired comparison; None for a score of a whole set,
             such as FID.
+        percent: whether it is a share, 0 to 1, that is shown as a percentage.
         details: everything else that repeats it: backbone, weights' hashes, reference set, curves.
     """
 
@@ -52,4 +53,5 @@ class Score:
     high: float | None = None
     interval: str = ""
     items: Items | None = None
+    percent: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
