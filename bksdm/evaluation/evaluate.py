@@ -1,0 +1,95 @@
+"""Evaluate one model under a protocol: one pass over its pictures, every measure at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from bksdm.errors import InputError
+from bksdm.evaluation.comparison import compare
+from bksdm.evaluation.gallery import Gallery, pictures
+from bksdm.evaluation.measure import Subject
+from bksdm.evaluation.prompts import Prompt
+from bksdm.evaluation.protocol import Protocol
+from bksdm.evaluation.results import Against
+from bksdm.evaluation.score import Score
+from bksdm.processes import Process
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The model that others are compared with: what it is called, made and scored."""
+
+    name: str
+    weights: str
+    gallery: Gallery
+    scores: Sequence[Score]
+
+
+@torch.no_grad()
+def evaluate(
+    pipeline: StableDiffusionPipeline,
+    protocol: Protocol,
+    prompts: Sequence[Prompt],
+    gallery: Gallery,
+    *,
+    baseline: Gallery | None,
+    process: Process,
+    advance: Callable[[int], object] = lambda count: None,
+) -> list[Score]:
+    """Make what is missing of this process's pictures, and measure all.
+
+    Args:
+        pipeline: the model, on its device.
+        protocol: what is done.
+        prompts: all of the protocol's; this process takes every `world`-th.
+        gallery: where the pictures are kept.
+        baseline: the baseline's, complete; the same gallery if this is the baseline; None without.
+        process: which one this is. All call it together.
+        advance: is told the number of pictures that are measured.
+
+    Returns:
+        The scores over the pictures of all processes.
+
+    Raises:
+        InputError: the model cannot be measured so.
+    """
+    ready = protocol.sampling.prepared(pipeline)
+    subject = Subject(ready, ready.device)
+    measuring = [measure.begin(subject) for measure in protocol.measures]
+    mine = prompts[process.rank :: process.world]
+    for batch in pictures(ready, mine, protocol.sampling, gallery, baseline=baseline):
+        for each in measuring:
+            each.update(batch)
+        advance(len(batch.prompts))
+    scores = [score for each in measuring for score in each.scores()]
+    _check_names(scores, protocol)
+    return scores
+
+
+def _check_names(scores: Sequence[Score], protocol: Protocol) -> None:
+    names = [score.name for score in scores]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"protocol {protocol.name}: {', '.join(twice)} is measured twice; expected each score"
+            " once"
+        )
+    if protocol.decide not in names:
+        raise InputError(
+            f"protocol {protocol.name}: decide={protocol.decide!r} is none of its scores:"
+            f" {', '.join(names)}"
+        )
+
+
+def against(scores: Sequence[Score], baseline: Baseline, protocol: Protocol) -> Against:
+    """A model's scores beside the baseline's, paired by item."""
+    theirs = {score.name: score for score in baseline.scores}
+    found = [compare(score, theirs[score.name]) for score in scores if score.name in theirs]
+    return Against(
+        name=baseline.name,
+        weights=baseline.weights,
+        deciding=protocol.decide,
+        comparisons=tuple(each for each in found if each is not None),
+    )

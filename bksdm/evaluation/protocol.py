@@ -1,0 +1,37 @@
+"""A protocol: which prompts, how pictures are made and kept, what is measured, what decides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bksdm.errors import InputError
+from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.keeping import Keeping
+from bksdm.evaluation.measure import Measure
+from bksdm.evaluation.prompts import PromptSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything that a score depends on besides the model.
+
+    Attributes:
+        name: short, part of folder names.
+        prompts: where they come from.
+        sampling: how pictures are made.
+        keeping: what happens to them before they are measured.
+        measures: what is measured, in one pass.
+        decide: the name of the score that verdicts are about; one with items.
+        latents: whether measures need the sampler's final latents.
+    """
+
+    name: str
+    prompts: PromptSource
+    sampling: Sampling
+    keeping: Keeping
+    measures: Sequence[Measure]
+    decide: str
+    latents: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.measures:
+            raise InputError(f"protocol {self.name}: measures=[]; expected at least one")
