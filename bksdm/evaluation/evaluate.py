@@ -56,7 +56,7 @@ def evaluate(
         InputError: the model cannot be measured so.
     """
     ready = protocol.sampling.prepared(pipeline)
-    subject = Subject(ready, ready.device)
+    subject = Subject(ready, ready.device, protocol.keeping)
     measuring = [measure.begin(subject) for measure in protocol.measures]
     mine = prompts[process.rank :: process.world]
     for batch in pictures(ready, mine, protocol.sampling, gallery, baseline=baseline):
