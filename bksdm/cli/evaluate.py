@@ -19,9 +19,10 @@ from bksdm.evaluation.evaluate import Baseline, against, evaluate, ready
 from bksdm.evaluation.fingerprint import fingerprint, part_hashes
 from bksdm.evaluation.gallery import IMAGES, Gallery, gallery_of, prompts_hash
 from bksdm.evaluation.image_cost import image_cost, parts_of_pipeline
+from bksdm.evaluation.latency import LatencySettings, pipeline_latency
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
-from bksdm.evaluation.report import score_table, verdicts
+from bksdm.evaluation.report import cost_table, score_table, verdicts
 from bksdm.evaluation.results import RESULTS, ModelResult, write_items, write_results
 from bksdm.evaluation.score import Score
 from bksdm.processes import Process, this_process
@@ -58,12 +59,14 @@ class Plan:
         settings: the protocol's, as plain values.
         root: folder of all evaluations.
         compared: whether the first model is the one that the others are compared with.
+        latency: what is timed in the end; None for nothing.
     """
 
     protocol: Protocol
     settings: Mapping[str, Any]
     root: Path
     compared: bool
+    latency: LatencySettings | None
 
 
 def run(config: DictConfig) -> int:
@@ -78,7 +81,11 @@ def run(config: DictConfig) -> int:
     with joined(process, gpu=False, minutes=_MINUTES) as peers:
         models, compared = peers.each(lambda: _models(config))
         plan = Plan(
-            protocol=protocol, settings=values, root=folder(config, "out"), compared=compared
+            protocol=protocol,
+            settings=values,
+            root=folder(config, "out"),
+            compared=compared,
+            latency=built(config.latency, LatencySettings) if config.latency else None,
         )
         found = evaluate_models(models, plan, peers)
     if process.first:
@@ -132,14 +139,13 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
             result = one.result
             baseline = Baseline(result.name, result.weights, one.gallery, result.scores)
     if peers.process.first:
+        found = _timed(found, models, plan)
         for one in found:
             write_items(one.result.scores, one.gallery.folder)
             write_results([one.result], one.file)
         results = [one.result for one in found]
-        print(f"\n{score_table(results)}\n")
-        lines = verdicts(results)
-        if lines:
-            print(f"{lines}\n")
+        parts = [score_table(results), cost_table(results), verdicts(results)]
+        print("", *(part for part in parts if part), "", sep="\n\n")
     return found
 
 
@@ -169,6 +175,31 @@ def _evaluated(
         result = replace(result, against=(against(scores, baseline, plan.protocol),))
     model.pipeline.to("cpu")
     return Evaluated(result, gallery)
+
+
+def _timed(found: Sequence[Evaluated], models: Sequence[NamedModel], plan: Plan) -> list[Evaluated]:
+    """With what `plan.latency` asks for, measured in turn, so that ratios are of one run."""
+    if plan.latency is None:
+        return list(found)
+    sampling = plan.protocol.sampling
+    pipelines = {
+        model.name: sampling.prepared(model.pipeline.to(_device(Process()))) for model in models
+    }
+    calls = plan.latency.calls(len(pipelines))
+    with Progress(calls, what="timing", unit="call") as progress:
+        report = pipeline_latency(
+            pipelines, plan.latency, sampling=sampling, advance=progress.advance
+        )
+    shared = {
+        "baseline": models[0].name,
+        "machine": asdict(report.machine),
+        "settings": asdict(report.settings),
+        "sampling": asdict(report.sampling),
+    }
+    return [
+        replace(one, result=replace(one.result, speed={**asdict(times), **shared}))
+        for one, times in zip(found, report.models, strict=True)
+    ]
 
 
 def _device(process: Process) -> torch.device:

@@ -32,6 +32,7 @@ from bksdm.cli.start import start_processes
 from bksdm.cli.student import cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.latency import LatencySettings
 from bksdm.evaluation.prompts import from_texts
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import write_results
@@ -269,6 +270,7 @@ def _evaluate(run: Run, rest: Rest, students: Mapping[str, UNet2DConditionModel]
             settings=plain(config)["protocol"],
             root=folder.evaluation,
             compared=True,
+            latency=LatencySettings(image_repeats=0),  # `bksdm evaluate` times whole images
         ),
         Peers(Process()),
     )
