@@ -12,6 +12,7 @@ from torch import nn
 
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.image_cost import unet_calls
 from bksdm.evaluation.latency import (
     LatencyReport,
     LatencySettings,
@@ -100,6 +101,24 @@ def test_u_nets_alone() -> None:
     )
     assert found.models[0].images == ()
     assert sum(told) == settings.calls(1) == 2
+
+
+def test_size_scheduler_and_dtype_are_the_samplings() -> None:
+    pipeline, calls = quiet_pipeline(), []
+    pipeline.unet.register_forward_pre_hook(
+        lambda module, inputs: calls.append((tuple(inputs[0].shape), inputs[0].dtype))
+    )
+    sampling = Sampling(
+        steps=4, guidance=1.0, batch_size=1, size=32, scheduler="PNDMScheduler", dtype="bfloat16"
+    )
+    settings = LatencySettings(warmup=0, repeats=1, image_repeats=1, batch_sizes=())
+    found = pipeline_latency({"one": pipeline}, settings, sampling=sampling)
+    # Latents of 16 a side; PNDM without its own settings makes many calls in 4 steps.
+    of_an_image = unet_calls(sampling.prepared(pipeline).scheduler, 4)
+    rows = [1, 2] + [1] * of_an_image
+    assert calls == [((n, 4, 16, 16), torch.bfloat16) for n in rows]
+    assert of_an_image > 4
+    assert found.models[0].dtype == "bfloat16"
 
 
 def test_a_u_net_takes_as_long_as_itself() -> None:
