@@ -24,8 +24,8 @@ from bksdm.cli.config import (
     run_name,
     task_overrides,
 )
-from bksdm.cli.evaluate import Plan as EvaluationPlan
-from bksdm.cli.evaluate import evaluate_models
+from bksdm.cli.evaluating import Plan as EvaluationPlan
+from bksdm.cli.evaluating import evaluate_models
 from bksdm.cli.models import NamedModel, curves, plan_values
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes

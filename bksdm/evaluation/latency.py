@@ -23,10 +23,7 @@ from bksdm.evaluation.prompts import from_texts
 from bksdm.evaluation.timing import (
     Call,
     Measured,
-    Quartiles,
     Stopwatch,
-    ratios,
-    samples_in_turn,
 )
 from bksdm.expected import count
 
@@ -222,27 +219,3 @@ def _common_device(unets: Mapping[str, UNet2DConditionModel]) -> torch.device:
     if device.type not in ("cpu", "cuda"):  # others do not wait for a call's end
         raise InputError(f"latency on {device}: expected models on the CPU or a CUDA GPU")
     return device
-
-
-LatencyRatio = Quartiles  # the name that `shapes` knows it by
-
-
-def latency_ratio(
-    unet: UNet2DConditionModel,
-    baseline: UNet2DConditionModel,
-    *,
-    tokens: int,
-    batch: int = 2,
-    pairs: int = 30,
-) -> LatencyRatio:
-    """Time / baseline's of one U-Net call in `pairs` interleaved pairs; batch 2 is one image with
-    guidance.
-    """
-    unets = {"ours": unet, "baseline": baseline}
-    calls = {name: unet_call(each, rows=batch, tokens=tokens) for name, each in unets.items()}
-    device = _common_device(unets)
-    samples_in_turn(calls, rounds=2, device=device)
-    ours, theirs = samples_in_turn(calls, rounds=pairs, device=device).values()
-    if ours is None or theirs is None:
-        raise torch.OutOfMemoryError(f"a U-Net call on {batch} rows does not fit into {device}")
-    return ratios(ours.seconds, theirs.seconds)

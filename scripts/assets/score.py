@@ -45,7 +45,7 @@ PROTOCOL = Protocol(
     prompts=ShapesPrompts(count=512, held_out=512, seed=1_000_000),
     sampling=Sampling(steps=25, guidance=3.0, batch_size=64),
     keeping=Keeping(),
-    measures=[AttributeAccuracy()],
+    measures={"attributes": AttributeAccuracy()},
     decide=ALL,
 )
 LOSS_PICTURES = 1024

@@ -17,12 +17,11 @@ from bksdm.evaluation.latency import (
     LatencyReport,
     LatencySettings,
     ModelLatency,
-    latency_ratio,
     pipeline_latency,
     unet_call,
     weight_bytes,
 )
-from bksdm.evaluation.timing import quartiles, samples_in_turn
+from bksdm.evaluation.timing import Quartiles, quartiles, ratios, samples_in_turn
 from bksdm.models.cost import parameter_count
 from tests.conftest import tiny_pipeline, tiny_unet
 
@@ -121,9 +120,21 @@ def test_size_scheduler_and_dtype_are_the_samplings() -> None:
     assert found.models[0].dtype == "bfloat16"
 
 
+def time_ratio(unet: nn.Module, baseline: nn.Module, *, rounds: int) -> Quartiles:
+    calls = {
+        name: unet_call(each, rows=2, tokens=7)
+        for name, each in (("ours", unet), ("baseline", baseline))
+    }
+    samples_in_turn(calls, rounds=2, device=CPU)
+    ours, theirs = samples_in_turn(calls, rounds=rounds, device=CPU).values()
+    assert ours is not None
+    assert theirs is not None
+    return ratios(ours.seconds, theirs.seconds)
+
+
 def test_a_u_net_takes_as_long_as_itself() -> None:
     unet = tiny_unet("sd1")
-    ratio = latency_ratio(unet, unet, tokens=7, pairs=15)
+    ratio = time_ratio(unet, unet, rounds=15)
     assert 0.5 < ratio.median < 2
     assert ratio.low <= ratio.median <= ratio.high
 
@@ -135,8 +146,8 @@ def test_a_slower_u_net_takes_longer() -> None:
     unet_call(unet, rows=1, tokens=7)()
     pause = 3 * (time.perf_counter() - begin)
     slow.register_forward_hook(lambda module, inputs, output: time.sleep(pause))
-    assert latency_ratio(slow, unet, tokens=7, pairs=9).median > 1.5
-    assert latency_ratio(unet, slow, tokens=7, pairs=9).median < 0.7
+    assert time_ratio(slow, unet, rounds=9).median > 1.5
+    assert time_ratio(unet, slow, rounds=9).median < 0.7
 
 
 def test_what_does_not_fit_is_told_and_the_rest_is_timed() -> None:
