@@ -1,9 +1,6 @@
 """bksdm train."""
 
-import atexit
-import os
 import signal
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -98,10 +95,7 @@ def run(config: DictConfig) -> int:
                     config=config, trainer=trainer, folder=folder, signals=signals, peers=peers
                 )
                 code, rest = _trained(made)
-            # The other processes have nothing left to do, and wait for nobody. Gloo's threads
-            # sometimes abort a process that Python takes apart: they leave before that.
-            if not process.first:
-                atexit.register(_leave, code)
+            # The other processes have nothing left to do, and wait for nobody.
             if rest is not None and process.first:
                 _finish(made, rest)
             return code
@@ -112,12 +106,6 @@ def run(config: DictConfig) -> int:
             if told:
                 print(told, flush=True)
             raise
-
-
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 @dataclass(frozen=True)
