@@ -1,23 +1,43 @@
 """What networks and a training step cost: parameters and multiply-accumulates (MACs), counted on
 the meta device without weights.
+
+There are two conventions, and both are given. `macs` is what the arithmetic needs: convolutions,
+linear layers and the two products of attention. `macs_published` is what BK-SDM and its followers
+print (thop's rules): convolutions, linear layers and four for each element that goes through a
+LayerNorm, but no product of attention. Normalisations and activations are in neither.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-_ATTENTION_OPS = ("scaled_dot_product", "bmm", "attention")
+LAYER_NORM_MACS: Final = 4  # of an element, by thop's rules
+
+# Parts of a diffusers U-Net in the order of the forward, and the stage that each belongs to. What
+# is not named here (conv_in, the embeddings of timestep, class and size) comes before the stages.
+_STAGES: Final = {
+    "down_blocks": "down",
+    "mid_block": "mid",
+    "up_blocks": "up",
+    "conv_norm_out": "out",
+    "conv_act": "out",
+    "conv_out": "out",
+}
+_ORDER: Final = ("in", *dict.fromkeys(_STAGES.values()))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one forward of a U-Net at batch 1.
+    """Cost of one forward at batch 1.
 
     Attributes:
         parameters: number of weights.
@@ -30,13 +50,81 @@ class Cost:
     macs: int
     macs_published: int
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """Cost of both, which share no weights."""
+        return Cost(
+            self.parameters + other.parameters,
+            self.macs + other.macs,
+            self.macs_published + other.macs_published,
+        )
+
+
+NOTHING: Final = Cost(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class UnetCost:
+    """Cost of one forward of a U-Net at batch 1.
+
+    Attributes:
+        total: of the whole.
+        stages: by stage in the order of the forward: "in" (first convolution and embeddings),
+            "down 0", ..., "mid" if there is one, "up 0", ..., "out". They add up to the total.
+    """
+
+    total: Cost
+    stages: dict[str, Cost]
+
 
 def parameter_count(module: nn.Module) -> int:
     """Number of weights of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def unet_cost(config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77) -> Cost:
+def module_costs(network: nn.Module, run: Callable[[], object]) -> dict[str, Cost]:
+    """Cost of every module of a network by its name ("" is the whole), counted while `run` calls
+    it on one sample.
+    """
+    published: Counter[str] = Counter()
+    # torch's counter does not know the fused attention of CPUs; the plain one is two products.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with ExitStack() as hooks, plain, FlopCounterMode(display=False) as counter, torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+                hooks.enter_context(module.register_forward_hook(_adding(name, published)))
+        run()
+    flops = counter.get_flop_counts()
+    root = type(network).__name__
+    return {
+        name: Cost(
+            parameter_count(module),
+            sum(flops.get(f"{root}.{name}" if name else "Global", {}).values()) // 2,
+            published[name],
+        )
+        for name, module in network.named_modules()
+    }
+
+
+def _adding(name: str, published: Counter[str]) -> Callable[..., None]:
+    parts = name.split(".")
+    holders = [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
+
+    def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        del inputs
+        if isinstance(module, nn.LayerNorm):
+            macs = LAYER_NORM_MACS * output.numel()
+        else:  # an element of the output is a product with one row of the weight, or one kernel
+            assert isinstance(module.weight, torch.Tensor)
+            macs = output.numel() * module.weight[0].numel()
+        for holder in holders:
+            published[holder] += macs
+
+    return add
+
+
+def unet_cost_by_stage(
+    config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77
+) -> UnetCost:
     """Cost of a U-Net on latents of `size` a side (None: its own `sample_size`), attending to
     `tokens` text states.
     """
@@ -48,26 +136,23 @@ def unet_cost(config: Mapping[str, Any], size: int | None = None, *, tokens: int
         latents = torch.empty(1, config["in_channels"], size, size)
         text = torch.empty(1, tokens, width)
         timestep = torch.empty(1, dtype=torch.long)
-    normalised = 0
+    costs = module_costs(unet, lambda: unet(latents, timestep, text))
+    stages: dict[str, Cost] = {}
+    children = dict(unet.named_children())
+    for child in sorted(children, key=lambda name: _ORDER.index(_STAGES.get(name, "in"))):
+        stage = _STAGES.get(child, "in")
+        if isinstance(children[child], nn.ModuleList):
+            many = {f"{stage} {i}": f"{child}.{i}" for i, _ in enumerate(unet.get_submodule(child))}
+        else:
+            many = {stage: child}
+        for place, name in many.items():
+            stages[place] = stages.get(place, NOTHING) + costs[name]
+    return UnetCost(costs[""], stages)
 
-    def count_layer_norm(
-        module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-    ) -> None:
-        del module, inputs
-        nonlocal normalised
-        normalised += output.numel()
 
-    for module in unet.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.register_forward_hook(count_layer_norm)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        unet(latents, timestep, text)
-    flops = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
-    attention = sum(
-        count for op, count in flops.items() if any(name in op for name in _ATTENTION_OPS)
-    )
-    total = sum(flops.values())
-    return Cost(parameter_count(unet), total // 2, (total - attention) // 2 + 4 * normalised)
+def unet_cost(config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77) -> Cost:
+    """The total of `unet_cost_by_stage`."""
+    return unet_cost_by_stage(config, size, tokens=tokens).total
 
 
 def vae_encoder_macs(config: Mapping[str, Any], resolution: int) -> int:
@@ -75,20 +160,33 @@ def vae_encoder_macs(config: Mapping[str, Any], resolution: int) -> int:
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(dict(config)).eval()
         pixels = torch.empty(1, config.get("in_channels", 3), resolution, resolution)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        vae.encode(pixels)
-    return int(counter.get_total_flops() // 2)
+    return module_costs(vae, lambda: vae.encode(pixels))[""].macs
 
 
-def text_encoder_macs(config: Mapping[str, Any]) -> int:
-    """MACs of the CLIP text encoder on one caption, which is always padded to all its tokens."""
+def vae_decoder_cost(config: Mapping[str, Any], size: int) -> Cost:
+    """Cost of the VAE's decoder on latents of `size` a side.
+
+    Without `post_quant_conv` (20 weights in Stable Diffusion), as the published 49,490,179
+    parameters are.
+    """
+    with torch.device("meta"):
+        decoder = AutoencoderKL.from_config(dict(config)).eval().decoder
+        latents = torch.empty(1, config["latent_channels"], size, size)
+    return module_costs(decoder, lambda: decoder(latents))[""]
+
+
+def text_encoder_cost(config: Mapping[str, Any]) -> Cost:
+    """Cost of the CLIP text encoder on one caption, which is always padded to all its tokens."""
     text_config = CLIPTextConfig(**config)
     with torch.device("meta"):
         encoder = CLIPTextModel(text_config).eval()
         tokens = torch.zeros(1, text_config.max_position_embeddings, dtype=torch.long)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder(input_ids=tokens)
-    return int(counter.get_total_flops() // 2)
+    return module_costs(encoder, lambda: encoder(input_ids=tokens))[""]
+
+
+def text_encoder_macs(config: Mapping[str, Any]) -> int:
+    """MACs of `text_encoder_cost`."""
+    return text_encoder_cost(config).macs
 
 
 def step_flops(teacher_macs: int, student_macs: int) -> int:
