@@ -172,7 +172,9 @@ def _claimed(out: Path, wanted: _Wanted) -> dict[str, Any]:
     before = read_provenance(out)
     if before is None:
         if (out / PROMPTS).exists():
-            raise InputError(f"{out} holds a {PROMPTS} that is not of bksdm prepare; use another out=")
+            raise InputError(
+                f"{out} holds a {PROMPTS} that is not of bksdm prepare; use another out="
+            )
         return {}
     differ = differing_keys(before, wanted.made_of, free=_FREE)
     if differ:

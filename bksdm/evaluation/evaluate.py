@@ -47,7 +47,7 @@ def ready(pipeline: StableDiffusionPipeline, protocol: Protocol) -> Ready:
         InputError: the model cannot be measured so, or a file is missing.
     """
     prepared = protocol.sampling.prepared(pipeline)
-    subject = Subject(prepared, prepared.device)
+    subject = Subject(prepared, prepared.device, protocol.keeping)
     return Ready(prepared, protocol, [measure.begin(subject) for measure in protocol.measures])
 
 

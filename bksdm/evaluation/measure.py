@@ -10,13 +10,14 @@ it over the processes themselves when they compute.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from bksdm.evaluation.keeping import Keeping
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.score import Score
 
@@ -46,10 +47,12 @@ class Subject:
     Attributes:
         pipeline: it, on its device.
         device: where measures' networks go.
+        keeping: what happened to its pictures; reference pictures go through the same.
     """
 
     pipeline: StableDiffusionPipeline
     device: torch.device
+    keeping: Keeping = field(default_factory=Keeping)
 
 
 class Measuring(Protocol):

@@ -111,8 +111,8 @@ _READERS: Final[Mapping[str, Callable[[Iterable[str]], Iterable[Row]]]] = {
 def _usable_id(value: object, origin: str, number: int) -> str:
     if not _FILE_NAME.fullmatch(str(value)):
         raise InputError(
-            f"{origin}: prompt {number} has the id {str(value)[:40]!r}; it names a file, so expected"
-            " letters, digits, '_', '-' and '.', at most 100"
+            f"{origin}: prompt {number} has the id {str(value)[:40]!r}; it names a file, so"
+            " expected letters, digits, '_', '-' and '.', at most 100"
         )
     return str(value)
 

@@ -40,7 +40,9 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(f"{path} cannot be read ({error}); remove its folder, make it again") from None
+        raise InputError(
+            f"{path} cannot be read ({error}); remove its folder, make it again"
+        ) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path} is of another version; remove its folder, and make it again")
     return values

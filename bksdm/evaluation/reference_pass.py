@@ -26,7 +26,8 @@ from bksdm.evaluation.reference import BASELINE
 
 PARTS: Final = "parts"
 PART: Final = 1024  # photographs a part: what a killed pass does again, at most
-_KEY, _DIGESTS: Final = "key", "digests"
+_KEY: Final = "key"
+_DIGESTS: Final = "digests"
 
 Batches = Callable[[Sequence[str]], Iterator[Kept]]
 
