@@ -1,5 +1,5 @@
-"""`bksdm prepare source=coco reference=PROTOCOL`: a protocol's prompts and reference files, from the
-user's copy of COCO.
+"""`bksdm prepare source=coco reference=PROTOCOL`: a protocol's prompts and reference files, made of
+the user's copy of COCO.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from bksdm.cli.progress import Progress
 from bksdm.data.listing import CocoSource
 from bksdm.data.record import write_text
 from bksdm.errors import InputError
-from bksdm.evaluation.coco import PARTS, Choice, Chosen, Published
+from bksdm.evaluation.coco import PARTS
+from bksdm.evaluation.coco_choice import Choice, Chosen, Published
 from bksdm.evaluation.coco_reference import (
     CocoCopy,
     CocoReference,

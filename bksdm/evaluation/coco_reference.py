@@ -10,15 +10,8 @@ from typing import Final
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.evaluation.coco import (
-    PARTS,
-    Captions,
-    Choice,
-    Chosen,
-    Part,
-    check_complete,
-    read_captions,
-)
+from bksdm.evaluation.coco import PARTS, Captions, Part, check_complete, read_captions
+from bksdm.evaluation.coco_choice import Choice, Chosen
 from bksdm.evaluation.measures.on_features import OnFeatures
 from bksdm.evaluation.photographs import Photographs, photographs, read_member
 from bksdm.evaluation.prompt_files import usable_rows

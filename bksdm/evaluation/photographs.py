@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -155,7 +155,7 @@ def kept(data: bytes, keeping: Keeping, *, name: str) -> Tensor:
     try:
         with decoding(), Image.open(io.BytesIO(data)) as image:
             file = keeping.real(image)
-    except (BadSampleError, Image.UnidentifiedImageError) as error:
+    except (BadSampleError, UnidentifiedImageError) as error:
         raise InputError(
             f"{name} is no picture that can be read ({error}); a reference set is complete or none:"
             " fetch it again"

@@ -110,7 +110,7 @@ def write_all(
     for number, (measure, extractor) in enumerate(zip(measures, extractors, strict=True)):
         layers = {layer: _joined(parts, f"{number}.{layer}") for layer in extractor.dims}
         known = replace(measure, network=_Replayed(extractor, layers))
-        numbers = torch.arange(len(names)).split(PART)
+        numbers = torch.split(torch.arange(len(names)), PART)
         known.write_references(numbers, device=torch.device("cpu"), keeping=keeping, source=source)
     digests = [bytes(row).hex() for row in _joined(parts, _DIGESTS).numpy()]
     shutil.rmtree(folder / PARTS)
