@@ -178,6 +178,6 @@ def _annotations(path: Path, part: Part) -> bytes:
             return read_member(path, part.annotations_member)
         return path.read_bytes()
     raise InputError(
-        f"source.annotations={path}: no such file; expected {Path(part.annotations_member).name}"
-        f" or {next(name for name in part.md5 if name.startswith('annotations'))}"
+        f"source.annotations={path}: no such file; expected {Path(part.annotations_member).name} or"
+        " the official zip that has it"
     )

@@ -35,7 +35,9 @@ def test_lines_of_a_text_file_are_prompts(tmp_path: Path) -> None:
 
 
 def test_a_prompts_seed_does_not_depend_on_how_many_follow(tmp_path: Path) -> None:
-    assert read(tmp_path / "a.txt", "a\nb\nc\n", count=2) == read(tmp_path / "a.txt", "a\nb\nc\n")[:2]
+    assert (
+        read(tmp_path / "a.txt", "a\nb\nc\n", count=2) == read(tmp_path / "a.txt", "a\nb\nc\n")[:2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,9 +59,7 @@ def test_a_prompts_seed_does_not_depend_on_how_many_follow(tmp_path: Path) -> No
         ("a.json", "{}", "expected a .txt, .csv or .jsonl file"),
     ],
 )
-def test_a_file_that_is_none_is_refused(
-    tmp_path: Path, name: str, content: str, told: str
-) -> None:
+def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
     with pytest.raises(InputError) as error:
         read(tmp_path / name, content)
     assert told in str(error.value)
@@ -68,7 +68,7 @@ def test_a_file_that_is_none_is_refused(
 
 def test_what_is_no_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a caf\xe9\n")
-    with pytest.raises(InputError, match="cannot be read as .txt in UTF-8"):
+    with pytest.raises(InputError, match=r"cannot be read as \.txt in UTF-8"):
         FilePrompts(path=str(tmp_path / "a.txt"), seed=0).read()
 
 
