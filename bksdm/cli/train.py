@@ -24,14 +24,15 @@ from bksdm.cli.config import (
     run_name,
     task_overrides,
 )
-from bksdm.cli.evaluate import Plan as EvaluationPlan
-from bksdm.cli.evaluate import evaluate_models
+from bksdm.cli.evaluating import Plan as EvaluationPlan
+from bksdm.cli.evaluating import evaluate_models
 from bksdm.cli.models import NamedModel, curves, plan_values
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
 from bksdm.cli.student import cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.latency import LatencySettings
 from bksdm.evaluation.prompts import from_texts
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import write_results
@@ -269,6 +270,7 @@ def _evaluate(run: Run, rest: Rest, students: Mapping[str, UNet2DConditionModel]
             settings=plain(config)["protocol"],
             root=folder.evaluation,
             compared=True,
+            latency=LatencySettings(image_repeats=0),  # `bksdm evaluate` times whole images
         ),
         Peers(Process()),
     )

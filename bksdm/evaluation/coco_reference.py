@@ -73,7 +73,7 @@ class CocoReference:
         """Those that compare with photographs."""
         return [
             measure
-            for measure in self.protocol.measures
+            for measure in self.protocol.wanted
             if isinstance(measure, OnFeatures) and reference_files(measure)
         ]
 

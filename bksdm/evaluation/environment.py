@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 import torch
 
 import bksdm
+from bksdm.evaluation.machine import machine
 
 PACKAGES: Final = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
 
@@ -26,11 +28,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: _version(name) for name in PACKAGES},
         },
-        "hardware": {
-            "device": _device_name(device),
-            "threads": torch.get_num_threads(),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
+        "machine": asdict(machine(device)),
     }
 
 
@@ -54,14 +52,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}{'+' * bool(dirty)}" if tracked else None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "CPU"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "CPU"

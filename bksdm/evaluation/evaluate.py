@@ -48,7 +48,7 @@ def ready(pipeline: StableDiffusionPipeline, protocol: Protocol) -> Ready:
     """
     prepared = protocol.sampling.prepared(pipeline)
     subject = Subject(prepared, prepared.device, protocol.keeping)
-    return Ready(prepared, protocol, [measure.begin(subject) for measure in protocol.measures])
+    return Ready(prepared, protocol, [measure.begin(subject) for measure in protocol.wanted])
 
 
 @torch.no_grad()

@@ -23,10 +23,7 @@ from bksdm.evaluation.prompts import from_texts
 from bksdm.evaluation.timing import (
     Call,
     Measured,
-    Quartiles,
     Stopwatch,
-    ratios,
-    samples_in_turn,
 )
 from bksdm.expected import count
 
@@ -38,7 +35,7 @@ UNET_ROWS: Final = (1, 2)  # one image without guidance, and with it
 class LatencySettings:
     """How often is timed.
 
-    Models are timed as they come: on their device, in their dtype.
+    Models are timed on the device where they are, in the dtype of the sampling (None: in theirs).
 
     Attributes:
         warmup: calls of each model that are not counted, before each thing that is timed.
@@ -111,7 +108,7 @@ def pipeline_latency(
     advance: Callable[[int], object] = lambda count: None,
 ) -> LatencyReport:
     """Time pipelines by name, the first of which is the baseline: U-Net calls, then whole images as
-    `generate` makes them, with the steps and guidance of `sampling` (its batch size is not used).
+    `generate` makes them by `sampling`, whose dtype they are cast to (its batch size is not used).
 
     `advance` is told of each of `settings.calls(len(pipelines))` calls.
 
@@ -120,11 +117,19 @@ def pipeline_latency(
             nor a CUDA GPU.
     """
     unets = {name: pipeline.unet for name, pipeline in pipelines.items()}
-    tokens = {name: pipeline.tokenizer.model_max_length for name, pipeline in pipelines.items()}
     watch = Stopwatch(settings.warmup, _common_device(unets), advance)
+    pipelines = {name: sampling.prepared(pipeline) for name, pipeline in pipelines.items()}
     calls = [
         watch.measured(
-            {name: unet_call(unet, rows=rows, tokens=tokens[name]) for name, unet in unets.items()},
+            {
+                name: unet_call(
+                    p.unet,
+                    rows=rows,
+                    tokens=p.tokenizer.model_max_length,
+                    size=sampling.pixels(p) // p.vae_scale_factor,
+                )
+                for name, p in pipelines.items()
+            },
             rounds=settings.repeats,
             batch=rows,
             weights={name: weight_bytes(unet) for name, unet in unets.items()},
@@ -156,10 +161,14 @@ def pipeline_latency(
     return LatencyReport(machine(watch.device), settings, sampling, models)
 
 
-def unet_call(unet: UNet2DConditionModel, *, rows: int, tokens: int) -> Call:
-    """A call of a U-Net on `rows` latents of its own size, each with `tokens` text states."""
+def unet_call(
+    unet: UNet2DConditionModel, *, rows: int, tokens: int, size: int | None = None
+) -> Call:
+    """A call of a U-Net on `rows` latents of `size` a side (None: its own), each with `tokens` text
+    states.
+    """
     config, rng = unet.config, torch.Generator().manual_seed(0)
-    size, width = config.sample_size, config.cross_attention_dim
+    size, width = size or config.sample_size, config.cross_attention_dim
     width = width if isinstance(width, int) else width[0]
     latents = torch.randn(rows, config.in_channels, size, size, generator=rng)
     text = torch.randn(rows, tokens, width, generator=rng)
@@ -210,27 +219,3 @@ def _common_device(unets: Mapping[str, UNet2DConditionModel]) -> torch.device:
     if device.type not in ("cpu", "cuda"):  # others do not wait for a call's end
         raise InputError(f"latency on {device}: expected models on the CPU or a CUDA GPU")
     return device
-
-
-LatencyRatio = Quartiles  # the name that `shapes` knows it by
-
-
-def latency_ratio(
-    unet: UNet2DConditionModel,
-    baseline: UNet2DConditionModel,
-    *,
-    tokens: int,
-    batch: int = 2,
-    pairs: int = 30,
-) -> LatencyRatio:
-    """Time / baseline's of one U-Net call in `pairs` interleaved pairs; batch 2 is one image with
-    guidance.
-    """
-    unets = {"ours": unet, "baseline": baseline}
-    calls = {name: unet_call(each, rows=batch, tokens=tokens) for name, each in unets.items()}
-    device = _common_device(unets)
-    samples_in_turn(calls, rounds=2, device=device)
-    ours, theirs = samples_in_turn(calls, rounds=pairs, device=device).values()
-    if ours is None or theirs is None:
-        raise torch.OutOfMemoryError(f"a U-Net call on {batch} rows does not fit into {device}")
-    return ratios(ours.seconds, theirs.seconds)

@@ -35,7 +35,7 @@ def machine(device: torch.device) -> Machine:
     gpu = device.type == "cuda"
     return Machine(
         device=str(device),
-        name=torch.cuda.get_device_name(device) if gpu else processor_name(),
+        name=device_name(device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         cuda=torch.version.cuda if gpu else None,
@@ -44,8 +44,10 @@ def machine(device: torch.device) -> Machine:
     )
 
 
-def processor_name() -> str:
-    """The CPU's name where Linux tells it, else its architecture."""
+def device_name(device: torch.device) -> str:
+    """The GPU's name; the CPU's where Linux tells it, else its architecture."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -96,3 +96,44 @@ def _interval(found: Interval, *, percent: bool, signed: bool = False) -> str:
         for each in (found.value, found.low, found.high)
     )
     return f"{value} ({low} to {high})"
+
+
+def cost_table(results: Sequence[ModelResult]) -> str:
+    """A row a model: what its U-Net and a whole image cost, beside the first model's."""
+    first = results[0]
+    rows = [
+        [
+            result.name,
+            *_beside(_unet(result, "parameters"), _unet(first, "parameters")),
+            *_beside(_unet(result, "macs"), _unet(first, "macs")),
+            *_beside(_unet(result, "macs_published"), _unet(first, "macs_published")),
+            *_time(result),
+        ]
+        for result in results
+    ]
+    header = ["U-Net", "parameters", "", "MACs", "", "published MACs", "", "ms a call", "ratio"]
+    return table(rows, header=header)
+
+
+def _unet(result: ModelResult, name: str) -> int:
+    assert result.cost is not None
+    return int(result.cost["unet"]["total"][name])
+
+
+def _beside(value: int, whole: int) -> tuple[str, str]:
+    return f"{value:,}", "" if value == whole else f"{100 * (value / whole - 1):+.1f} %"
+
+
+def _time(result: ModelResult) -> tuple[str, str]:
+    """Of a U-Net call on the rows of one image, and over the baseline's."""
+    if result.speed is None or result.cost is None:
+        return "-", "-"
+    rows = result.cost["rows"]
+    call = next(each for each in result.speed["unet_calls"] if each["batch"] == rows)
+    seconds, ratio = call["seconds"], call["ratio"]
+    return (
+        "-" if seconds is None else f"{1000 * seconds['median']:.3g}",
+        "-"
+        if ratio is None
+        else f"{ratio['median']:.2f} ({ratio['low']:.2f} - {ratio['high']:.2f})",
+    )

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm.errors import InputError
-from bksdm.models.source import first_line
+from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
 
 

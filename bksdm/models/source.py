@@ -12,17 +12,9 @@ from typing import Any, Final, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from bksdm.errors import InputError
+from bksdm.models.hub import NotInRepositoryError, hub_file
 
 EMBEDDED: Final = "embedded:"
 
@@ -135,22 +127,13 @@ def _read_config(source: TeacherSource, part: str, name: str = "config.json") ->
 
 
 def _downloaded_config(source: TeacherSource, file: str) -> Path:
-    cause: Exception
+    of = f"teacher {source.path}"
     try:
-        return Path(hf_hub_download(source.path, file, revision=source.revision))
-    except GatedRepoError as error:
-        problem, cause = "it is gated: accept its licence on the Hub, then `hf auth login`", error
-    except RepositoryNotFoundError as error:
-        problem, cause = "no such repository on the Hub, or a private one: `hf auth login`", error
-    except RevisionNotFoundError as error:
-        problem, cause = f"no revision {source.revision!r}; choose another", error
-    except LocalEntryNotFoundError as error:
-        problem, cause = "not cached, and the Hub cannot be reached; expected a folder here", error
-    except EntryNotFoundError as error:
-        problem, cause = f"no {file}; expected Stable Diffusion 1 or 2 in diffusers format", error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        problem, cause = f"neither a folder nor on the Hub ({first_line(error)})", error
-    raise InputError(f"teacher {source.path}: {problem}") from cause
+        return hub_file(source.path, file, revision=source.revision, of=of)
+    except NotInRepositoryError as error:
+        raise InputError(
+            f"{of}: no {file}; expected Stable Diffusion 1 or 2 in diffusers format"
+        ) from error
 
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,9 +149,3 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     with torch.device("meta"):
         filled = dict(UNet2DConditionModel.from_config(dict(config)).config)
     return {name: value for name, value in filled.items() if not name.startswith("_")}
-
-
-def first_line(error: BaseException) -> str:
-    """What a library's error says first, or its class if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

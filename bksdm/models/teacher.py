@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bksdm.errors import InputError
-from bksdm.models.source import TeacherSource, checked_unet_config, embedded_folder, first_line
+from bksdm.models.hub import first_line
+from bksdm.models.source import TeacherSource, checked_unet_config, embedded_folder
 
 
 @dataclass(frozen=True)

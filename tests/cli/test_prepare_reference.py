@@ -18,10 +18,10 @@ Cli = Callable[..., int]
 OUT = Path("data/coco/coco30k_bksdm")
 # The protocol with a network that every machine has.
 MEASURES = (
-    "reference.protocol.measures=[{_target_:bksdm.evaluation.measures.on_features.OnFeatures,"
+    "reference.protocol.measures.inception={_target_:bksdm.evaluation.measures.on_features.OnFeatures,"
     "network:{_target_:tests.evaluation.tiny_coco.MeanColor},"
     "metrics:[{_target_:bksdm.evaluation.measures.frechet.Frechet,"
-    "reference:data/coco/coco30k_bksdm/mean.safetensors}]}]"
+    "reference:data/coco/coco30k_bksdm/mean.safetensors}]}"
 )
 SETTINGS = ("reference=coco30k_bksdm", MEASURES, "workers=1")
 COUNT = "reference.protocol.prompts.count"

@@ -131,6 +131,14 @@ def test_an_image_is_text_then_calls_then_decoding() -> None:
     assert single.parameters == cost.image.parameters
 
 
+def test_an_image_of_another_size() -> None:
+    half = image_cost(SD14, steps=25, guidance=7.5, size=256)
+    assert round(half.unet.total.macs / 1e9, 1) == 90.1
+    own, decoders = image_cost(SD14, steps=25, guidance=7.5, size=512), half.vae_decoder
+    assert own == image_cost(SD14, steps=25, guidance=7.5)
+    assert own.vae_decoder.macs_published == 4 * decoders.macs_published  # it is convolutions
+
+
 def test_a_u_net_with_distilled_guidance_is_called_once_a_step() -> None:
     parts = replace(SD14, unet=dict(SD14.unet) | {"time_cond_proj_dim": 256})
     cost = image_cost(parts, steps=4, guidance=7.5)

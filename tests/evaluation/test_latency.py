@@ -12,16 +12,16 @@ from torch import nn
 
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.image_cost import unet_calls
 from bksdm.evaluation.latency import (
     LatencyReport,
     LatencySettings,
     ModelLatency,
-    latency_ratio,
     pipeline_latency,
     unet_call,
     weight_bytes,
 )
-from bksdm.evaluation.timing import quartiles, samples_in_turn
+from bksdm.evaluation.timing import Quartiles, quartiles, ratios, samples_in_turn
 from bksdm.models.cost import parameter_count
 from tests.conftest import tiny_pipeline, tiny_unet
 
@@ -102,9 +102,39 @@ def test_u_nets_alone() -> None:
     assert sum(told) == settings.calls(1) == 2
 
 
+def test_size_scheduler_and_dtype_are_the_samplings() -> None:
+    pipeline, calls = quiet_pipeline(), []
+    pipeline.unet.register_forward_pre_hook(
+        lambda module, inputs: calls.append((tuple(inputs[0].shape), inputs[0].dtype))
+    )
+    sampling = Sampling(
+        steps=4, guidance=1.0, batch_size=1, size=32, scheduler="PNDMScheduler", dtype="bfloat16"
+    )
+    settings = LatencySettings(warmup=0, repeats=1, image_repeats=1, batch_sizes=())
+    found = pipeline_latency({"one": pipeline}, settings, sampling=sampling)
+    # Latents of 16 a side; PNDM without its own settings makes many calls in 4 steps.
+    of_an_image = unet_calls(sampling.prepared(pipeline).scheduler, 4)
+    rows = [1, 2] + [1] * of_an_image
+    assert calls == [((n, 4, 16, 16), torch.bfloat16) for n in rows]
+    assert of_an_image > 4
+    assert found.models[0].dtype == "bfloat16"
+
+
+def time_ratio(unet: nn.Module, baseline: nn.Module, *, rounds: int) -> Quartiles:
+    calls = {
+        name: unet_call(each, rows=2, tokens=7)
+        for name, each in (("ours", unet), ("baseline", baseline))
+    }
+    samples_in_turn(calls, rounds=2, device=CPU)
+    ours, theirs = samples_in_turn(calls, rounds=rounds, device=CPU).values()
+    assert ours is not None
+    assert theirs is not None
+    return ratios(ours.seconds, theirs.seconds)
+
+
 def test_a_u_net_takes_as_long_as_itself() -> None:
     unet = tiny_unet("sd1")
-    ratio = latency_ratio(unet, unet, tokens=7, pairs=15)
+    ratio = time_ratio(unet, unet, rounds=15)
     assert 0.5 < ratio.median < 2
     assert ratio.low <= ratio.median <= ratio.high
 
@@ -116,8 +146,8 @@ def test_a_slower_u_net_takes_longer() -> None:
     unet_call(unet, rows=1, tokens=7)()
     pause = 3 * (time.perf_counter() - begin)
     slow.register_forward_hook(lambda module, inputs, output: time.sleep(pause))
-    assert latency_ratio(slow, unet, tokens=7, pairs=9).median > 1.5
-    assert latency_ratio(unet, slow, tokens=7, pairs=9).median < 0.7
+    assert time_ratio(slow, unet, rounds=9).median > 1.5
+    assert time_ratio(unet, slow, rounds=9).median < 0.7
 
 
 def test_what_does_not_fit_is_told_and_the_rest_is_timed() -> None:
