@@ -34,6 +34,7 @@ TEXTS = (  # free text, where Hydra has a grammar
     "source.metadata",
     "source.annotations",
     "source.images",
+    "reference_prompts",
 )
 
 
