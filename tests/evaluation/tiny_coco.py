@@ -85,9 +85,12 @@ class MeanColor:
     """A network whose features are a picture's mean colour."""
 
     weights: str = "none"
+    input: str = "as is"
 
     def load(self, device: torch.device) -> Extractor:
-        identity = Identity(name="mean color", weights=self.weights, source="here", input="as is")
+        identity = Identity(
+            name="mean color", weights=self.weights, source="here", input=self.input
+        )
 
         def forward(pixels: Tensor) -> Mapping[str, Tensor]:
             return {FEATURES: pixels.to(device).float().mean(dim=(2, 3))}
