@@ -1,9 +1,6 @@
 """bksdm train."""
 
-import atexit
-import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -104,10 +101,7 @@ def run(config: DictConfig) -> int:
                     config=config, trainer=trainer, folder=folder, signals=signals, peers=peers
                 )
                 code, rest = _trained(made)
-            # The other processes have nothing left to do, and wait for nobody. Gloo's threads
-            # sometimes abort a process that Python takes apart: they leave before that.
-            if not process.first:
-                atexit.register(_leave, code)
+            # The other processes have nothing left to do, and wait for nobody.
             if rest is not None and process.first:
                 _finish(made, rest)
             return code
@@ -118,12 +112,6 @@ def run(config: DictConfig) -> int:
             if told:
                 print(told, flush=True)
             raise
-
-
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 @dataclass(frozen=True)

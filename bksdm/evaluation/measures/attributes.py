@@ -37,7 +37,7 @@ class AttributeAccuracy:
         side = int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
         if side != IMAGE_SIZE:
             raise InputError(
-                f"a model of {side}x{side} pictures; attribute accuracy judges the"
+                f"the model makes {side}x{side} pictures; attribute accuracy judges the"
                 f" {IMAGE_SIZE}x{IMAGE_SIZE} ones of the embedded world only: choose another"
                 " protocol="
             )
