@@ -17,13 +17,10 @@ from tests.evaluation.tiny_coco import TinyCoco, file_name, make_coco
 Cli = Callable[..., int]
 OUT = Path("data/coco/coco30k_bksdm")
 # The protocol with a network that every machine has.
-MEASURES = (
-    "reference.protocol.measures.inception={_target_:bksdm.evaluation.measures.on_features.OnFeatures,"
-    "network:{_target_:tests.evaluation.tiny_coco.MeanColor},"
-    "metrics:[{_target_:bksdm.evaluation.measures.frechet.Frechet,"
-    "reference:data/coco/coco30k_bksdm/mean.safetensors}]}"
+NETWORK = (
+    "reference.protocol.measures.inception.network._target_=tests.evaluation.tiny_coco.MeanColor"
 )
-SETTINGS = ("reference=coco30k_bksdm", MEASURES, "workers=1")
+SETTINGS = ("reference=coco30k_bksdm", NETWORK, "workers=1")
 COUNT = "reference.protocol.prompts.count"
 
 
@@ -63,16 +60,16 @@ def test_a_complete_copy_makes_prompts_references_and_provenance(
     with (OUT / "prompts.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [f"{prompt.id}.jpg" for prompt in prompts]
-    reference = read_reference(OUT / "mean.safetensors")
+    reference = read_reference(OUT / "inception.safetensors")
     assert reference.features.n == 10
     assert reference.about.source == "10 photographs of COCO val2014"
     made = json.loads((OUT / "provenance.json").read_text())
     assert (made["finished"], made["partial"]) == (True, False)
     assert made["annotations"]["sha256"] == sha256_of(official.annotations)
-    assert made["references"] == {"mean.safetensors": sha256_of(OUT / "mean.safetensors")}
+    assert made["references"] == {"inception.safetensors": sha256_of(OUT / "inception.safetensors")}
     assert {path.name for path in OUT.iterdir()} == {
         "prompts.csv",
-        "mean.safetensors",
+        "inception.safetensors",
         "provenance.json",
     }
 
@@ -92,7 +89,7 @@ def test_a_finished_set_is_not_made_again(
         assert run_cli(*arguments) == 0
     assert "is complete" in capsys.readouterr().out
     assert contents(OUT) == before
-    (OUT / "mean.safetensors").unlink()
+    (OUT / "inception.safetensors").unlink()
     assert run_cli(*arguments) == 0
     assert contents(OUT) == before
 
@@ -108,7 +105,7 @@ def test_a_set_is_never_mixed_with_another(
     assert run_cli(*arguments, f"{COUNT}=5") == 2
     assert "prompts.count" in refused(capsys)
     assert run_cli(*arguments, f"{COUNT}=4", "out=elsewhere") == 0
-    assert Path("elsewhere/mean.safetensors").exists()
+    assert Path("elsewhere/inception.safetensors").exists()
 
 
 def test_photographs_that_have_changed_are_noticed(
@@ -116,7 +113,7 @@ def test_photographs_that_have_changed_are_noticed(
 ) -> None:
     arguments = [*official.arguments, *SETTINGS, f"{COUNT}=4"]
     assert run_cli(*arguments) == 0
-    (OUT / "mean.safetensors").unlink()
+    (OUT / "inception.safetensors").unlink()
     (official.images / file_name(7)).write_bytes((official.images / file_name(14)).read_bytes())
     capsys.readouterr()
     assert run_cli(*arguments) == 2
@@ -140,7 +137,9 @@ def test_a_partial_set_says_so_everywhere(
     assert "9 pictures, 18 captions of 40,504 and 202,654. allow_partial=true" in (
         capsys.readouterr().out
     )
-    assert read_reference(OUT / "mean.safetensors").about.source.startswith("PARTIAL, for trial: 9")
+    assert read_reference(OUT / "inception.safetensors").about.source.startswith(
+        "PARTIAL, for trial: 9"
+    )
     path = str(OUT / "prompts.csv")
     found = CocoPrompts(path=path, count=30_000, seed=0, allow_partial=True).read()
     assert len(found) == 9

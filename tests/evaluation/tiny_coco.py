@@ -1,6 +1,8 @@
 """A made-up copy of COCO, and a network that sees nothing but colours."""
 
 import json
+import os
+import signal
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,13 +83,28 @@ def make_coco(root: Path, *, images: int = 10) -> TinyCoco:
 
 
 @dataclass(frozen=True)
+class Deadly:
+    """Photographs that kill who reads them."""
+
+    def names(self) -> frozenset[str]:
+        return frozenset({"a.jpg"})
+
+    def read(self, name: str) -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return name.encode()
+
+
+@dataclass(frozen=True)
 class MeanColor:
     """A network whose features are a picture's mean colour."""
 
     weights: str = "none"
+    input: str = "as is"
 
     def load(self, device: torch.device) -> Extractor:
-        identity = Identity(name="mean color", weights=self.weights, source="here", input="as is")
+        identity = Identity(
+            name="mean color", weights=self.weights, source="here", input=self.input
+        )
 
         def forward(pixels: Tensor) -> Mapping[str, Tensor]:
             return {FEATURES: pixels.to(device).float().mean(dim=(2, 3))}
