@@ -9,6 +9,8 @@ ARGS ?=
 # The versions that CI installs; unset it (make setup CONSTRAINTS=) to take what setup.cfg allows.
 CONSTRAINTS ?= constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+# Not on the path: with it, but without torchvision, of which there is no CPU build here, torchmetrics cannot be imported.
+FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm lint types imports same-loss bench bench-data bench-memory assets clean
@@ -20,6 +22,7 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),$(TORCH),torch)
 	$(BIN)/pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --target $(VENV)/torch-fidelity $(FIDELITY)
 	touch $@
 
 setup: $(STAMP)  ## Make .venv with everything

@@ -11,6 +11,7 @@ def number(
     *,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
     below: float | None = None,
 ) -> None:
     """Refuse what is no number, or one out of bounds.
@@ -18,13 +19,14 @@ def number(
     Raises:
         InputError: names the setting, its value and what was expected.
     """
-    bounds = {"at least": least, "above": above, "below": below}
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
     words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     if not (
         fits
         and (least is None or value >= least)
         and (above is None or value > above)
+        and (most is None or value <= most)
         and (below is None or value < below)
     ):
         raise InputError(f"{name}={value}: expected a number, {' and '.join(words)}")
@@ -50,11 +52,12 @@ def switch(name: str, value: Any) -> None:
         raise InputError(f"{name}={value}: expected true or false")
 
 
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def one_of(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:
     """Refuse what is none of these.
 
     Raises:
         InputError: names the setting, its value and what it could be.
     """
     if value not in allowed:
-        raise InputError(f"{name}={value}: expected one of {', '.join(allowed)}")
+        words = ", ".join("null" if each is None else each for each in allowed)
+        raise InputError(f"{name}={value}: expected one of {words}")

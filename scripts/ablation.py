@@ -6,6 +6,7 @@ each. All models are scored on the same prompts with the same seeds as the teach
 """
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -16,7 +17,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bksdm.evaluation.measures.attributes import ALL
+from bksdm.evaluation.measures.denoising import NAME as DENOISING_LOSS
 from bksdm.evaluation.report import table
+from bksdm.evaluation.results import RESULTS, read_results
 
 VARIANTS = {
     "small": ["student=small"],
@@ -87,11 +91,29 @@ def _score(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, flo
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-        score = ["-m", "scripts.ablation_score", str(run), str(arguments.prompts)]
-        subprocess.run(
-            [sys.executable, *score], check=True, stdout=subprocess.DEVNULL, env=environment
-        )
+        evaluate = [
+            *[sys.executable, "-m", "bksdm.cli.main", "evaluate", f"model={run}", "baseline=null"],
+            f"protocol.prompts.count={arguments.prompts}",
+            "protocol.prompts.held_out=0",
+            "latency=null",
+            f"out={run / 'evaluation'}",
+        ]
+        subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL, env=environment)
+        result.write_text(json.dumps(_scores(run)))
     return dict(json.loads(result.read_text()))
+
+
+def _scores(run: Path) -> dict[str, float]:
+    (file,) = (run / "evaluation").glob(f"*/*/{RESULTS}")
+    (evaluated,) = read_results(file)
+    scores = {score.name: score.value for score in evaluated.scores}
+    with (run / "metrics.csv").open(newline="") as rows:
+        validation = [float(row["val/task"]) for row in csv.DictReader(rows) if row.get("val/task")]
+    return {
+        "all": 100 * scores[ALL],
+        "denoising_loss": scores[DENOISING_LOSS],
+        "validation_task": validation[-1],
+    }
 
 
 def _spread(values: list[dict[str, float]], key: str) -> str:

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from bksdm import expected
 from bksdm.cli.launch import split_flags
 from bksdm.cli.logger_package import check_logger
 from bksdm.errors import InputError
@@ -92,9 +93,8 @@ def number(config: DictConfig, name: str, *, least: int) -> int:
         InputError: something else.
     """
     value = OmegaConf.select(config, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}={value}: expected a number, at least {least}")
-    return value
+    expected.count(name, value, least=least)
+    return int(value)
 
 
 def optional_number(config: DictConfig, name: str, *, least: int) -> int | None:
@@ -111,9 +111,8 @@ def switch(config: DictConfig, name: str) -> bool:
         InputError: something else.
     """
     value = OmegaConf.select(config, name)
-    if not isinstance(value, bool):
-        raise InputError(f"{name}={value}: expected true or false")
-    return value
+    expected.switch(name, value)
+    return bool(value)
 
 
 def folder(config: DictConfig, name: str) -> Path:

@@ -1,79 +1,72 @@
 """bksdm evaluate."""
 
-import json
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+import torch
 from omegaconf import DictConfig, ListConfig
-from tqdm import tqdm
 
-from bksdm.cli.config import built
-from bksdm.cli.models import named_pipeline
-from bksdm.evaluation.report import shapes_tables
-from bksdm.evaluation.shapes import Reference, ShapesProtocol, ShapesResult, evaluate_shapes
-from bksdm.export.pipeline import assemble, best_device
-from bksdm.models.teacher import Teacher
-from bksdm.training.folder import RunFolder
+from bksdm.cli.config import built, folder, hydra_flags, plain, task_overrides
+from bksdm.cli.evaluating import Plan, evaluate_models
+from bksdm.cli.models import NamedModel, named_model, teacher_of
+from bksdm.cli.start import start_processes
+from bksdm.errors import InputError
+from bksdm.evaluation.latency import LatencySettings
+from bksdm.evaluation.protocol import Protocol
+from bksdm.processes import Process, this_process
+from bksdm.training.peers import joined
+
+AUTO = "auto"
+_MINUTES = 24 * 60  # that the processes wait for each other: one may have slower pictures
 
 
 def run(config: DictConfig) -> int:
-    """Score the models after their baseline, print the table, write results.json."""
-    names = list(config.model) if isinstance(config.model, ListConfig) else [config.model]
-    everyone = ([config.baseline] if config.baseline else []) + [
-        name for name in names if name != config.baseline
-    ]
-    pipelines = {name: named_pipeline(name) for name in everyone}
-    default = (
-        Path(names[-1]) / "evaluate.json"
-        if RunFolder(Path(names[-1])).config.exists()
-        else Path("results.json")
-    )
-    _evaluate(
-        pipelines,
-        built(config.protocol, ShapesProtocol),
-        out=Path(config.out) if config.out else default,
-    )
+    """Make the pictures that are missing, measure, compare, print the tables."""
+    process, gpus = this_process(), torch.cuda.device_count()
+    count = _to_start(config.devices, process, gpus)
+    if count > 1:
+        return start_processes(["evaluate", *hydra_flags(), *task_overrides()], count=count)
+    protocol = built(config.protocol, Protocol)
+    values = plain(config)["protocol"]
+    # Gloo, also where there are GPUs: scores are added up on the CPU.
+    with joined(process, gpu=False, minutes=_MINUTES) as peers:
+        models, compared = peers.each(lambda: _models(config))
+        plan = Plan(
+            protocol=protocol,
+            settings=values,
+            root=folder(config, "out"),
+            compared=compared,
+            latency=built(config.latency, LatencySettings) if config.latency else None,
+        )
+        found = evaluate_models(models, plan, peers)
+    if process.first:
+        print("\n".join(f"results: {one.file}" for one in found))
     return 0
 
 
-def compare_models(
-    unets: Mapping[str, UNet2DConditionModel],
-    teacher: Teacher,
-    protocol: ShapesProtocol,
-    *,
-    out: Path,
-) -> list[ShapesResult]:
-    """Score U-Nets that share the teacher's other parts; the first is the one that the others are
-    compared with.
-    """
-    for unet in unets.values():
-        unet.eval().requires_grad_(requires_grad=False)
-    return _evaluate(
-        {name: assemble(teacher, unet) for name, unet in unets.items()}, protocol, out=out
-    )
+def _to_start(devices: object, process: Process, gpus: int) -> int:
+    if process.world > 1:
+        return 1
+    wanted = gpus or 1 if devices == AUTO else devices
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise InputError(f"devices={devices}: expected a whole number, at least 1, or auto")
+    return wanted
 
 
-def _evaluate(
-    pipelines: Mapping[str, StableDiffusionPipeline], protocol: ShapesProtocol, *, out: Path
-) -> list[ShapesResult]:
-    results: list[ShapesResult] = []
-    reference: Reference | None = None
-    for name, pipeline in pipelines.items():
-        pipeline.to(best_device())
-        total = protocol.prompts + protocol.held_out
-        if not sys.stdout.isatty():
-            print(f"evaluating {name}: {total} images", flush=True)
-        with tqdm(total=total, desc=f"images of {name}", unit="image", disable=None) as bar:
-            result, made = evaluate_shapes(
-                pipeline, protocol, name=name, teacher=reference, advance=bar.update
-            )
-        reference = reference or made
-        results.append(result)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps([result.to_dict() for result in results], indent=1))
-    temporary.replace(out)
-    print(f"\n{shapes_tables(results)}\n\nresults: {out}")
-    return results
+def _models(config: DictConfig) -> tuple[list[NamedModel], bool]:
+    """The models, after their baseline if there is one."""
+    names = [
+        str(name)
+        for name in (config.model if isinstance(config.model, ListConfig) else [config.model])
+    ]
+    if not names:
+        raise InputError("model=[]: expected at least one")
+    models = [named_model(name) for name in dict.fromkeys(names)]
+    if config.baseline is None:
+        return models, False
+    if config.baseline != AUTO:
+        first = str(config.baseline)
+        others = [model for model in models if model.name != first]
+        found = [model for model in models if model.name == first] or [named_model(first)]
+        return found + others, True
+    teacher = next((found for found in map(teacher_of, names) if found is not None), None)
+    if teacher is None:
+        return models, len(models) > 1
+    return [teacher, *(model for model in models if model.name != teacher.name)], True

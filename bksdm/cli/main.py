@@ -22,8 +22,11 @@ VERBS = {
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
     "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
     "evaluate": "a named protocol for one model, or for several side by side",
+    "report": "one HTML page of what was measured: bksdm report runs/a runs/b",
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
 }
+
+POSITIONAL = {"report": "model"}  # verbs that take bare arguments, and which setting they are
 
 TEXTS = (  # free text, where Hydra has a grammar
     "prompt",
@@ -34,6 +37,7 @@ TEXTS = (  # free text, where Hydra has a grammar
     "source.metadata",
     "source.annotations",
     "source.images",
+    "reference_prompts",
 )
 
 
@@ -52,7 +56,7 @@ def main() -> int:
             f"bksdm: no verb {verb!r}; expected one of {', '.join(VERBS)} (see bksdm --help)"
         )
     try:
-        return launch(verb, [*flags, *follow_teacher(verb, settings)])
+        return launch(verb, [*flags, *follow_teacher(verb, gathered(verb, settings))])
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
@@ -108,6 +112,25 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
     return result
 
 
+def gathered(verb: str, arguments: list[str]) -> list[str]:
+    """`bksdm report a b out=c` as `model=['a','b'] out=c`, for the verbs that have it so.
+
+    Raises:
+        InputError: the setting is given as well.
+    """
+    setting = POSITIONAL.get(verb)
+    if setting is None:
+        return arguments
+    # A path may have a = in it, as the folders of a sweep have.
+    bare = [item for item in arguments if "=" not in item or os.path.exists(item)]
+    others = [item for item in arguments if item not in bare]
+    if not bare:
+        return others
+    if any(item.startswith(f"{setting}=") for item in others):
+        raise InputError(f"{bare[0]}: given beside {setting}=; put it into the list there")
+    return [f"{setting}=[{','.join(map(_quoted, bare))}]", *others]
+
+
 def quoted_text(override: str) -> str:
     """`prompt=a cat, a dog` and `data.shards=a/{0..9}.tar` as Hydra wants them: quoted, unless they
     are a list or quoted already.
@@ -115,8 +138,12 @@ def quoted_text(override: str) -> str:
     name, equals, value = override.partition("=")
     if name not in TEXTS or not equals or value[:1] in ("", "[", "'", '"'):
         return override
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{name}='{escaped}'"
+    return f"{name}={_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _refuse(line: str) -> int:

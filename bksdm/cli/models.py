@@ -1,13 +1,42 @@
 """Models named on the command line: a run, a diffusers folder, a Hub id, or an embedded teacher."""
 
+import csv
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 from diffusers import StableDiffusionPipeline
+from omegaconf import DictConfig, OmegaConf
 
+from bksdm.cli.config import built
 from bksdm.errors import InputError
 from bksdm.export.pipeline import load_pipeline
-from bksdm.models.source import embedded_folder
+from bksdm.models.source import TeacherSource, embedded_folder, unet_config
+from bksdm.surgery.plan import BlockPlan
 from bksdm.training.folder import RunFolder
+
+EMBEDDED: Final = "shapes"
+_POINTS: Final = 300  # of a curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """A model to look at.
+
+    Attributes:
+        name: as it is shown.
+        pipeline: it.
+        plan: what it kept of its teacher: `BlockPlan`'s values, and the teacher's U-Net config
+            under "teacher"; None where that is not known.
+        curves: of its training, by name: [step, value] pairs.
+    """
+
+    name: str
+    pipeline: StableDiffusionPipeline
+    plan: Mapping[str, Any] | None = None
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 
 def named_pipeline(name: str) -> StableDiffusionPipeline:
@@ -16,8 +45,8 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
     Raises:
         InputError: nothing there.
     """
-    if name == "shapes":
-        return load_pipeline(embedded_folder("shapes"))
+    if name == EMBEDDED:
+        return load_pipeline(embedded_folder(EMBEDDED))
     folder = RunFolder(Path(name))
     if folder.config.exists():
         if not folder.student.exists():
@@ -30,3 +59,71 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
             f"model {name}: nothing there; expected a run, a diffusers folder or a Hub id"
         )
     return load_pipeline(name)
+
+
+def named_model(name: str) -> NamedModel:
+    """The model, with what its run tells of it.
+
+    Raises:
+        InputError: nothing there.
+    """
+    pipeline = named_pipeline(name)
+    settings = run_settings(name)
+    if settings is None:
+        return NamedModel(name=name, pipeline=pipeline)
+    plan = built(settings.student, BlockPlan)
+    source = built(settings.teacher, TeacherSource)
+    return NamedModel(
+        name=name,
+        pipeline=pipeline,
+        plan=plan_values(plan, unet_config(source)),
+        curves=curves(RunFolder(Path(name)).metrics),
+    )
+
+
+def plan_values(plan: BlockPlan, teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan beside its teacher's U-Net config, as plain values."""
+    return asdict(plan) | {"teacher": dict(teacher)}
+
+
+def run_settings(name: str) -> DictConfig | None:
+    """The configuration of the run in that folder; None where there is no run."""
+    path = RunFolder(Path(name)).config
+    if not path.exists():
+        return None
+    settings = OmegaConf.load(path)
+    assert isinstance(settings, DictConfig)
+    return settings
+
+
+def teacher_of(name: str) -> NamedModel | None:
+    """The teacher of the run in that folder; None where there is no run.
+
+    Raises:
+        InputError: it is not there any more.
+    """
+    settings = run_settings(name)
+    if settings is None:
+        return None
+    source = built(settings.teacher, TeacherSource)
+    if source.weights == "random":
+        raise InputError(
+            f"run {name} was a dry run on a teacher with random weights; use baseline=null, or name"
+            " another"
+        )
+    return NamedModel(
+        name=source.name, pipeline=load_pipeline(source.location, revision=source.revision)
+    )
+
+
+def curves(metrics: Path) -> dict[str, list[list[float]]]:
+    """Losses by step of a run's metrics.csv, thinned out; empty where there is none."""
+    if not metrics.exists():
+        return {}
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    with metrics.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name.partition("/")[2].endswith("loss"):
+                    found[name].append([float(row["step"]), float(value)])
+    return {name: pairs[:: -(-len(pairs) // _POINTS)] for name, pairs in found.items()}

@@ -20,7 +20,7 @@ from bksdm.data.limits import check_settings
 from bksdm.data.store import CacheSettings
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling
-from bksdm.evaluation.shapes import ShapesProtocol
+from bksdm.evaluation.protocol import Protocol
 from bksdm.losses.distill import LossWeights
 from bksdm.models.devices import ACCELERATORS, Accelerator, named
 from bksdm.models.source import TeacherSource, architecture
@@ -234,7 +234,7 @@ def _ema_decay(config: DictConfig) -> float:
 
 # Settings that nothing else here builds.
 _OTHERS: Final[tuple[Callable[[DictConfig], object], ...]] = (
-    lambda config: config.protocol and built(config.protocol, ShapesProtocol),
+    lambda config: config.protocol and built(config.protocol, Protocol),
     logger_of,
     lambda config: built(config.method.weights, LossWeights),
     lambda config: built(config.optimizer, OptimizerSettings),

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from bksdm.cli.claim import claim
 from bksdm.cli.config import built, folder, plain
+from bksdm.cli.prepare_reference import OF_REFERENCES, prepare_reference
 from bksdm.cli.progress import Progress
 from bksdm.data.cutting import SPLITS, Cut, ShapesSource, drawn_shards, picture_shards
 from bksdm.data.index import build_index
@@ -25,8 +26,11 @@ MAX_WORKERS: Final = 8
 
 
 def run(config: DictConfig) -> int:
-    """Write the shards that are not there yet."""
-    values = plain(config)
+    """Write the shards that are not there yet; or, with `reference=`, a protocol's references."""
+    if "_target_" in config.reference:
+        return prepare_reference(config, workers=_workers(config.workers))
+    # Of references alone; and shards that were begun before there were any go on.
+    values = {name: value for name, value in plain(config).items() if name not in OF_REFERENCES}
     source = built(config.source, object)
     shared = {name: values[name] for name in ("samples_per_shard", "validation_samples", "seed")}
     out = folder(config, "out")

@@ -54,6 +54,11 @@ class Progress:
             raise SystemExit(128 + number)
         self._received.append(number)
 
+    @property
+    def left(self) -> int:
+        """Units that are not done."""
+        return self.total - self.done
+
     def advance(self, count: int) -> None:
         """So many units more are done."""
         if self._received:

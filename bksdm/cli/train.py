@@ -1,17 +1,16 @@
 """bksdm train."""
 
-import atexit
-import os
 import signal
-import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
 
 from bksdm.cli.config import (
@@ -22,18 +21,22 @@ from bksdm.cli.config import (
     run_name,
     task_overrides,
 )
-from bksdm.cli.evaluate import compare_models
+from bksdm.cli.evaluating import Plan as EvaluationPlan
+from bksdm.cli.evaluating import evaluate_models
+from bksdm.cli.models import NamedModel, curves, plan_values
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
 from bksdm.cli.student import cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.latency import LatencySettings
 from bksdm.evaluation.prompts import from_texts
-from bksdm.evaluation.shapes import ShapesProtocol
-from bksdm.export.pipeline import export_student
+from bksdm.evaluation.protocol import Protocol
+from bksdm.evaluation.results import write_results
+from bksdm.export.pipeline import assemble, export_student
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
-from bksdm.processes import this_process
+from bksdm.processes import Process, this_process
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import load_student, read_checkpoint
 from bksdm.training.distill import Distillation
@@ -98,10 +101,7 @@ def run(config: DictConfig) -> int:
                     config=config, trainer=trainer, folder=folder, signals=signals, peers=peers
                 )
                 code, rest = _trained(made)
-            # The other processes have nothing left to do, and wait for nobody. Gloo's threads
-            # sometimes abort a process that Python takes apart: they leave before that.
-            if not process.first:
-                atexit.register(_leave, code)
+            # The other processes have nothing left to do, and wait for nobody.
             if rest is not None and process.first:
                 _finish(made, rest)
             return code
@@ -112,12 +112,6 @@ def run(config: DictConfig) -> int:
             if told:
                 print(told, flush=True)
             raise
-
-
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 @dataclass(frozen=True)
@@ -248,6 +242,30 @@ def _headline(run: Run, data: ShardDataModule, start: Start) -> str:
     )
 
 
+def _evaluate(run: Run, rest: Rest, students: Mapping[str, UNet2DConditionModel]) -> None:
+    """Beside the teacher, whose other parts they share."""
+    config, folder, teacher = run.config, run.folder, rest.teacher
+    plan = plan_values(rest.plan, teacher.unet.config)
+    models = [NamedModel(name="teacher", pipeline=assemble(teacher, teacher.unet))]
+    for name, unet in students.items():
+        unet.eval().requires_grad_(requires_grad=False)
+        models.append(NamedModel(name=name, pipeline=assemble(teacher, unet), plan=plan))
+    models[-1] = replace(models[-1], curves=curves(folder.metrics))
+    found = evaluate_models(
+        models,
+        EvaluationPlan(
+            protocol=built(config.protocol, Protocol),
+            settings=plain(config)["protocol"],
+            root=folder.evaluation,
+            compared=True,
+            latency=LatencySettings(image_repeats=0),  # `bksdm evaluate` times whole images
+        ),
+        Peers(Process()),
+    )
+    write_results([one.beside(folder.results) for one in found], folder.results)
+    print(f"results: {folder.results}")
+
+
 def _finish(run: Run, rest: Rest) -> None:
     """Export the averaged student, and evaluate it."""
     config, folder, teacher = run.config, run.folder, rest.teacher
@@ -259,8 +277,7 @@ def _finish(run: Run, rest: Rest) -> None:
     )
     if config.protocol:
         before = cut(teacher, rest.plan, init=config.method.init, seed=run.seed)
-        unets = {"teacher": teacher.unet, "student before": before, "student after": student}
-        compare_models(unets, teacher, built(config.protocol, ShapesProtocol), out=folder.results)
+        _evaluate(run, rest, {"student before": before, "student after": student})
     gpu = f", on the GPU {memory_gib(torch.device('cuda')):.2f} GiB" if run.trainer.gpu else ""
     print(f"peak memory: {memory_gib(torch.device('cpu')):.2f} GiB{gpu}")
     grids = sorted(folder.samples.glob("step_*.png"))

@@ -2,8 +2,10 @@
 
 import resource
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
+from bksdm import expected
 from bksdm.data.index import ShardIndex
 from bksdm.data.location import is_remote
 from bksdm.data.order import Order
@@ -12,6 +14,19 @@ from bksdm.data.store import GB
 from bksdm.errors import InputError
 from bksdm.processes import this_process
 
+_CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
+    "batch_size": partial(expected.count, least=1),
+    "validation_samples": partial(expected.count, least=1),
+    "buffer": partial(expected.count, least=1),
+    "workers": partial(expected.count, least=0),
+    "resolution": partial(expected.count, least=1),
+    "max_bad_fraction": partial(expected.number, least=0, most=1),
+    "caption_dropout": partial(expected.number, least=0, most=1),
+    "flip": expected.switch,
+    "mode": partial(expected.one_of, allowed=("exact", "stream")),
+    "start_method": partial(expected.one_of, allowed=(None, "fork", "forkserver", "spawn")),
+}
+
 
 def check_settings(**settings: Any) -> None:
     """Refuse what a setting cannot be.
@@ -19,33 +34,8 @@ def check_settings(**settings: Any) -> None:
     Raises:
         InputError: names the setting, its value and what was expected.
     """
-    expected: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "batch_size": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "validation_samples": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "buffer": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "workers": ("a number, at least 0", lambda value: _is_count(value, 0)),
-        "resolution": ("a number, at least 1", lambda value: _is_count(value, 1)),
-        "max_bad_fraction": ("a number from 0 to 1", _is_share),
-        "caption_dropout": ("a number from 0 to 1", _is_share),
-        "flip": ("true or false", lambda value: isinstance(value, bool)),
-        "mode": ("exact or stream", ("exact", "stream").__contains__),
-        "start_method": (
-            "fork, forkserver, spawn or null",
-            (None, "fork", "forkserver", "spawn").__contains__,
-        ),
-    }
     for name, value in settings.items():
-        words, fits = expected[name]
-        if not fits(value):
-            raise InputError(f"data.{name}={value}: expected {words}")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
+        _CHECKS[name](f"data.{name}", value)
 
 
 def shards_in_turn(order: Order) -> int:

@@ -13,6 +13,7 @@ from bksdm.errors import InputError
 from bksdm.evaluation.score import Better, Score
 
 DRAWS: Final = 2000
+_POSITIVE: Final = 20
 _SEED: Final = 0  # of the bootstrap: the same numbers give the same interval
 
 
@@ -42,8 +43,8 @@ class Comparison:
         score: the score's name.
         n: items in common.
         difference: mean of model minus baseline, with a percentile bootstrap over items.
-        ratio: mean of the model over mean of the baseline, the same way; None where the baseline's
-            mean can be zero or negative.
+        ratio: mean of the model over mean of the baseline, the same way; None where a value of the
+            baseline is negative, or so few are above zero that a resample may have none.
         wins: share of items on which the model is better, 0 to 1.
         losses: share on which it is worse; the rest are ties.
         verdict: better or worse only if the interval of the difference excludes zero.
@@ -89,7 +90,7 @@ def compare(model: Score, baseline: Score) -> Comparison | None:
         score=model.name,
         n=len(common),
         difference=difference,
-        ratio=_interval([ours, theirs], _ratio) if (theirs >= 0).all() and theirs.any() else None,
+        ratio=_interval([ours, theirs], _ratio) if _divides(theirs) else None,
         wins=float((gain > 0).mean()),
         losses=float((gain < 0).mean()),
         verdict=_verdict(difference, sign),
@@ -127,8 +128,12 @@ def _mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
 def _ratio(
     ours: NDArray[np.float64], theirs: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.mean(ours, axis=axis) / np.mean(theirs, axis=axis))
+    return np.asarray(np.mean(ours, axis=axis) / np.mean(theirs, axis=axis))
+
+
+def _divides(theirs: NDArray[np.float64]) -> bool:
+    # A resample misses all k positive values with a chance of about exp(-k).
+    return bool((theirs >= 0).all() and np.count_nonzero(theirs) >= min(_POSITIVE, len(theirs)))
 
 
 def _interval(

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from bksdm.errors import InputError
 from bksdm.evaluation.comparison import compare
 from bksdm.evaluation.gallery import Gallery, pictures
-from bksdm.evaluation.measure import Subject
+from bksdm.evaluation.measure import Measuring, Subject
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import Against
@@ -27,10 +27,33 @@ class Baseline:
     scores: Sequence[Score]
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A model that is ready to sample, and its measures ready to measure."""
+
+    pipeline: StableDiffusionPipeline
+    protocol: Protocol
+    measuring: Sequence[Measuring]
+
+
+def ready(pipeline: StableDiffusionPipeline, protocol: Protocol) -> Ready:
+    """Load what the measures need, before any picture is made.
+
+    Args:
+        pipeline: the model, on its device.
+        protocol: what is done.
+
+    Raises:
+        InputError: the model cannot be measured so, or a file is missing.
+    """
+    prepared = protocol.sampling.prepared(pipeline)
+    subject = Subject(prepared, prepared.device, protocol.keeping)
+    return Ready(prepared, protocol, [measure.begin(subject) for measure in protocol.wanted])
+
+
 @torch.no_grad()
 def evaluate(
-    pipeline: StableDiffusionPipeline,
-    protocol: Protocol,
+    model: Ready,
     prompts: Sequence[Prompt],
     gallery: Gallery,
     *,
@@ -41,8 +64,7 @@ def evaluate(
     """Make what is missing of this process's pictures, and measure all.
 
     Args:
-        pipeline: the model, on its device.
-        protocol: what is done.
+        model: which, and what is done with it.
         prompts: all of the protocol's; this process takes every `world`-th.
         gallery: where the pictures are kept.
         baseline: the baseline's, complete; the same gallery if this is the baseline; None without.
@@ -55,16 +77,14 @@ def evaluate(
     Raises:
         InputError: the model cannot be measured so.
     """
-    ready = protocol.sampling.prepared(pipeline)
-    subject = Subject(ready, ready.device, protocol.keeping)
-    measuring = [measure.begin(subject) for measure in protocol.measures]
     mine = prompts[process.rank :: process.world]
-    for batch in pictures(ready, mine, protocol.sampling, gallery, baseline=baseline):
-        for each in measuring:
+    sampling = model.protocol.sampling
+    for batch in pictures(model.pipeline, mine, sampling, gallery, baseline=baseline):
+        for each in model.measuring:
             each.update(batch)
         advance(len(batch.prompts))
-    scores = [score for each in measuring for score in each.scores()]
-    _check_names(scores, protocol)
+    scores = [score for each in model.measuring for score in each.scores()]
+    _check_names(scores, model.protocol)
     return scores
 
 

@@ -2,9 +2,11 @@
 order or process (but for the float rounding of another batch size).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -26,6 +28,7 @@ class Sampling:
         guidance: classifier-free guidance scale; up to 1 is none.
         batch_size: prompts at once.
         scheduler: a diffusers class, such as "PNDMScheduler"; None is the pipeline's own.
+        scheduler_settings: what that class is to be set to; the rest is the pipeline's.
         size: pixels a side; None is what the U-Net was made for.
         dtype: "float16" or "bfloat16" casts the networks; None leaves them as they are.
     """
@@ -34,6 +37,7 @@ class Sampling:
     guidance: float
     batch_size: int
     scheduler: str | None = None
+    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
     size: int | None = None
     dtype: str | None = None
 
@@ -46,7 +50,14 @@ class Sampling:
         if self.dtype is not None:
             expected.one_of("sampling.dtype", self.dtype, ("float16", "bfloat16", "float32"))
         if self.scheduler is not None:
-            self._scheduler_class()
+            known = inspect.signature(self._scheduler_class().__init__).parameters
+            for name in self.scheduler_settings:
+                expected.one_of("sampling.scheduler_settings", name, tuple(known)[1:])
+        elif self.scheduler_settings:
+            raise InputError(
+                f"sampling.scheduler_settings={dict(self.scheduler_settings)}: expected"
+                " sampling.scheduler, too, which they are of"
+            )
 
     def _scheduler_class(self) -> type[SchedulerMixin]:
         kind = getattr(diffusers, str(self.scheduler), None)
@@ -66,7 +77,9 @@ class Sampling:
         if self.scheduler is None:
             return pipeline
         parts = dict(pipeline.components)
-        parts["scheduler"] = self._scheduler_class().from_config(pipeline.scheduler.config)
+        parts["scheduler"] = self._scheduler_class().from_config(
+            pipeline.scheduler.config, **self.scheduler_settings
+        )
         made = StableDiffusionPipeline(**parts, requires_safety_checker=False)
         made.set_progress_bar_config(disable=True)
         return made

@@ -96,12 +96,18 @@ def guided_rows(unet: Mapping[str, Any], guidance: float) -> int:
     return 2 if guidance > 1 and unet.get("time_cond_proj_dim") is None else 1
 
 
-def image_cost(parts: PipelineParts, *, steps: int, guidance: float) -> ImageCost:
-    """What an image of the U-Net's own size costs in `steps` steps with that guidance scale."""
+def image_cost(
+    parts: PipelineParts, *, steps: int, guidance: float, size: int | None = None
+) -> ImageCost:
+    """What an image of `size` pixels a side (None: the U-Net's own) costs in `steps` steps with
+    that guidance scale.
+    """
     tokens = parts.text_encoder["max_position_embeddings"]
+    factor = 2 ** (len(parts.vae["block_out_channels"]) - 1)
+    side = size // factor if size else parts.unet["sample_size"]
     text = text_encoder_cost(parts.text_encoder)
-    unet = unet_cost_by_stage(parts.unet, tokens=tokens)
-    decoder = vae_decoder_cost(parts.vae, parts.unet["sample_size"])
+    unet = unet_cost_by_stage(parts.unet, side, tokens=tokens)
+    decoder = vae_decoder_cost(parts.vae, side)
     calls, rows = unet_calls(parts.scheduler, steps), guided_rows(parts.unet, guidance)
     times = ((text, rows), (unet.total, rows * calls), (decoder, 1))
     whole = Cost(

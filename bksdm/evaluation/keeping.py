@@ -31,6 +31,8 @@ class Keeping:
         jpeg_quality: PIL's quality of the kept JPEG files; None keeps PNG.
         size: side in pixels that a picture is resized to, aspect ratio not kept ("squashed"); None
             keeps its own.
+        crop: whether the middle square is cut out of a photograph before the resize, so that
+            nothing is squashed; generated pictures are square.
         resample: PIL's filter; PIL's are antialiased.
         jpeg_first: whether a generated picture is a JPEG once before the resize, too, as the
             reference implementation of BK-SDM has it.
@@ -38,12 +40,14 @@ class Keeping:
 
     jpeg_quality: int | None = None
     size: int | None = None
+    crop: bool = False
     resample: str = "bicubic"
     jpeg_first: bool = False
 
     def __post_init__(self) -> None:
         expected.one_of("keeping.resample", self.resample, tuple(RESAMPLING))
         expected.switch("keeping.jpeg_first", self.jpeg_first)
+        expected.switch("keeping.crop", self.crop)
         if self.size is not None:
             expected.count("keeping.size", self.size, least=1)
         if self.jpeg_quality is not None:
@@ -64,6 +68,8 @@ class Keeping:
     def real(self, image: Image.Image) -> bytes:
         """The file of a photograph of a reference set."""
         image = image.convert("RGB")
+        if self.crop:
+            image = _middle(image)
         if self.size is not None and image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), RESAMPLING[self.resample])
         return self._file(image)
@@ -75,6 +81,13 @@ class Keeping:
         else:
             image.save(buffer, "JPEG", quality=self.jpeg_quality)
         return buffer.getvalue()
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The largest square in the middle, where torchvision's `center_crop` has it."""
+    side = min(image.size)
+    left, top = (round((length - side) / 2) for length in image.size)
+    return image.crop((left, top, left + side, top + side))
 
 
 def read_picture(file: bytes) -> Tensor:

@@ -1,6 +1,6 @@
 """A protocol: which prompts, how pictures are made and kept, what is measured, what decides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bksdm.errors import InputError
@@ -19,7 +19,7 @@ class Protocol:
         prompts: where they come from.
         sampling: how pictures are made.
         keeping: what happens to them before they are measured.
-        measures: what is measured, in one pass.
+        measures: what is measured, in one pass, by any name; None measures nothing.
         decide: the name of the score that verdicts are about; one with items.
         latents: whether measures need the sampler's final latents.
     """
@@ -28,10 +28,15 @@ class Protocol:
     prompts: PromptSource
     sampling: Sampling
     keeping: Keeping
-    measures: Sequence[Measure]
+    measures: Mapping[str, Measure | None]
     decide: str
     latents: bool = False
 
     def __post_init__(self) -> None:
-        if not self.measures:
-            raise InputError(f"protocol {self.name}: measures=[]; expected at least one")
+        if not self.wanted:
+            raise InputError(f"protocol {self.name}: measures={{}}; expected at least one")
+
+    @property
+    def wanted(self) -> list[Measure]:
+        """The measures that are taken."""
+        return [measure for measure in self.measures.values() if measure is not None]

@@ -25,7 +25,7 @@ from bksdm.evaluation.measures.features import Extractor, Identity
 BASELINE: Final = "baseline"  # the pictures of the model that others are compared with
 UNKNOWN: Final = -1  # number of pictures of a .npz, which does not tell it
 _ABOUT: Final = "about"
-_KEPT: Final = ("jpeg_quality", "size", "resample")  # what `Keeping` does to a real picture
+_KEPT: Final = ("jpeg_quality", "size", "crop", "resample")  # what `Keeping` does to a real picture
 REMEDY: Final = "`bksdm prepare source=coco reference=PROTOCOL` makes it"
 
 

@@ -1,5 +1,7 @@
 """`results.json`: what was measured of a model, and everything needed to measure it again."""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from bksdm.evaluation.score import Better, Items, Score
 
 FORMAT: Final = 1
 RESULTS: Final = "results.json"
+ITEMS: Final = "items.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,29 @@ def _comparison(values: dict[str, Any]) -> Comparison:
     return Comparison(**(values | intervals | {"verdict": Verdict(values["verdict"])}))
 
 
-def items_of(scores: Sequence[Score]) -> dict[str, Items]:
-    """The items by score."""
-    return {score.name: score.items for score in scores if score.items is not None}
+def write_items(scores: Sequence[Score], folder: Path) -> None:
+    """The values behind the scores as `items.csv`: score, item, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["score", "item", "value"])
+    for score in scores:
+        if score.items is not None:
+            pairs = zip(score.items.ids, score.items.values, strict=True)
+            writer.writerows([score.name, item, repr(value)] for item, value in pairs)
+    with replacing(folder / ITEMS) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def read_items(folder: Path) -> dict[str, Items]:
+    """The same back, by score; empty where the file is gone."""
+    path = folder / ITEMS
+    if not path.exists():
+        return {}
+    found: dict[str, list[tuple[str, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["score"], []).append((row["item"], float(row["value"])))
+    return {
+        name: Items(tuple(item for item, _ in pairs), tuple(value for _, value in pairs))
+        for name, pairs in found.items()
+    }

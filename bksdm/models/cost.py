@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -85,7 +86,9 @@ def module_costs(network: nn.Module, run: Callable[[], object]) -> dict[str, Cos
     it on one sample.
     """
     published: Counter[str] = Counter()
-    with ExitStack() as hooks, FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch's counter does not know the fused attention of CPUs; the plain one is two products.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with ExitStack() as hooks, plain, FlopCounterMode(display=False) as counter, torch.no_grad():
         for name, module in network.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
                 hooks.enter_context(module.register_forward_hook(_adding(name, published)))

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "results.json"
 
     @property
+    def evaluation(self) -> Path:
+        """What the scores are of: pictures and values."""
+        return self.path / "evaluation"
+
+    @property
     def metrics(self) -> Path:
         """Everything that was logged."""
         return self.path / METRICS

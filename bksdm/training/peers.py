@@ -1,9 +1,10 @@
 """The processes of a run: how they find each other, and how they agree.
 
-They agree on the CPU (gloo), also where gradients go through NCCL: no GPU is waited for, and a
+They agree on the CPU (gloo), over a group of their own: no GPU is waited for, and a
 process that has died is noticed at once instead of after NCCL's timeout.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,13 +34,13 @@ _LOST = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Peers:
     """This process among the others. All of them must call a method together.
 
     Attributes:
         process: which one it is.
-        group: over which they agree; None for one alone.
+        group: over which they agree; None for one alone, and for all once they have parted.
     """
 
     process: Process
@@ -138,14 +139,27 @@ def joined(process: Process, *, gpu: bool, minutes: float) -> Iterator[Peers]:
             f"process {process.rank} of {process.world} found not all others within"
             f" {minutes:g} minutes: {' '.join(str(error).split())}"
         ) from error
+    peers = Peers(process, dist.new_group(backend="gloo", timeout=timeout))
     try:
-        group = dist.new_group(backend="gloo", timeout=timeout) if gpu else dist.group.WORLD
-        yield Peers(process, group)
+        yield peers
     except LostProcessError:
         raise  # NCCL would wait for the one that is lost
     except BaseException:
-        dist.destroy_process_group()
+        _part(peers)
         raise
+    _part(peers)
+
+
+def _part(peers: Peers) -> None:
+    """Leave the others, and end the threads in which gloo works.
+
+    Such a thread takes Python's lock to give a tensor back, after the work is done. Where it comes
+    to that while the interpreter ends, Python ends the thread inside C++ code, which aborts the
+    process. Threads end with the last reference to their group: the one over which processes agree
+    to the last has no other holders, as the gradients' has (the Trainer's cycles; caches of torch).
+    """
+    gc.collect()
+    peers.group = None
     dist.destroy_process_group()
 
 

@@ -5,14 +5,23 @@ The worth of a part is the denoising loss without it: the U-Net straight after t
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
+from bksdm.evaluation.evaluate import evaluate, ready
+from bksdm.evaluation.gallery import IMAGES, Gallery
 from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.keeping import Keeping
+from bksdm.evaluation.measures.attributes import ALL, AttributeAccuracy
+from bksdm.evaluation.measures.denoising import shapes_denoising_errors
+from bksdm.evaluation.prompts import ShapesPrompts
+from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.report import table
-from bksdm.evaluation.shapes import ShapesProtocol, Share, denoising_loss, evaluate_shapes
+from bksdm.evaluation.score import Score
 from bksdm.export.pipeline import load_pipeline
+from bksdm.processes import Process
 from bksdm.surgery.blocks import remove_blocks
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
 
@@ -31,44 +40,61 @@ PARTS = {
     "Small, straight after removal": SMALL,
     "Tiny, straight after removal": TINY,
 }
-PROTOCOL = ShapesProtocol(
-    prompts=512,
-    held_out=512,
-    seed=1_000_000,
+PROTOCOL = Protocol(
+    name="card",
+    prompts=ShapesPrompts(count=512, held_out=512, seed=1_000_000),
     sampling=Sampling(steps=25, guidance=3.0, batch_size=64),
-    loss_samples=1024,
+    keeping=Keeping(),
+    measures={"attributes": AttributeAccuracy()},
+    decide=ALL,
 )
+LOSS_PICTURES = 1024
 
 
 def write_card(folder: Path) -> None:
     """Measure, print, and write README.md into the folder."""
     pipeline = load_pipeline(folder)
-    with tqdm(total=PROTOCOL.prompts + PROTOCOL.held_out, unit="image", disable=None) as bar:
-        result, _ = evaluate_shapes(pipeline, PROTOCOL, name="teacher", advance=bar.update)
+    prompts = PROTOCOL.prompts.read()
+    with TemporaryDirectory() as place, tqdm(total=len(prompts), disable=None) as bar:
+        gallery = Gallery(Path(place), PROTOCOL.keeping, latents=False)
+        (gallery.folder / IMAGES).mkdir()
+        scored = evaluate(
+            ready(pipeline, PROTOCOL),
+            prompts,
+            gallery,
+            baseline=None,
+            process=Process(),
+            advance=bar.update,
+        )
     scores = table(
-        [_row(name, share) for name, share in result.accuracy.items()],
+        [_row(score) for score in scored],
         header=["attribute", "right, %", "95 % interval", "prompts"],
     )
     card = CARD.format(
         scores=_indented(scores),
         parts=_indented(_parts(pipeline)),
-        loss=result.denoising_loss,
+        loss=_loss(pipeline),
         size=sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6,
     )
     (folder / "README.md").write_text(card)
     print(card)
 
 
-def _row(name: str, share: Share) -> list[str]:
-    interval = f"{100 * share.low:.1f} - {100 * share.high:.1f}"
-    return [name, f"{100 * share.value:.1f}", interval, str(share.n)]
+def _row(score: Score) -> list[str]:
+    interval = f"{100 * score.low:.1f} - {100 * score.high:.1f}"
+    return [score.name, f"{100 * score.value:.1f}", interval, str(score.n)]
+
+
+def _loss(pipeline: StableDiffusionPipeline) -> float:
+    _, errors = shapes_denoising_errors(pipeline, LOSS_PICTURES)
+    return float(errors.mean())
 
 
 def _parts(pipeline: StableDiffusionPipeline) -> str:
     teacher, rows = pipeline.unet, []
     for name, plan in PARTS.items():
         pipeline.unet = remove_blocks(teacher, plan=plan)
-        rows.append([name, f"{denoising_loss(pipeline, count=PROTOCOL.loss_samples):.4f}"])
+        rows.append([name, f"{_loss(pipeline):.4f}"])
     pipeline.unet = teacher
     return table(rows, header=["U-Net", "denoising loss"])
 

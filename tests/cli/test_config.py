@@ -21,6 +21,7 @@ GROUPS = {
     if folder.is_dir()
 }
 GIVEN_BY_CODE = {"seed", "teacher"}  # what `cli.train` adds to the data's settings
+VERB_OF = {"source": "prepare", "reference": "prepare"}  # that has the group; train has the others
 OPTIONS = [
     (group, name) for group, names in GROUPS.items() for name in names if group != "__pycache__"
 ]
@@ -37,7 +38,9 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
         if "_target_" in node:
             yield node
-        for value in node.values():
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
             yield from targets(value)
 
 
@@ -48,7 +51,7 @@ def test_every_verb_composes(verb: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_every_target_binds(group: str, name: str) -> None:
-    config = composed("prepare" if group == "source" else "train", f"{group}={name}")
+    config = composed(VERB_OF.get(group, "train"), f"{group}={name}")
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     found = list(targets({key: value for key, value in values.items() if key != "hydra"}))

@@ -56,7 +56,7 @@ def test_help_lists_every_verb(run_cli: Cli, capsys: pytest.CaptureFixture[str])
         (["train", "method.init=magic"], ["magic", "teacher or random"]),
         (["train", "optimizer.schedule=zigzag"], ["zigzag", "cosine"]),
         (["train", "trainer.precision=16-mixed"], ["16-mixed", "bf16-mixed"]),
-        (["train", "data.resolution=abc"], ["data.resolution=abc", "expected a number"]),
+        (["train", "data.resolution=abc"], ["data.resolution=abc", "expected a whole number"]),
         (["train", "data.caption_dropout=7"], ["data.caption_dropout=7", "from 0 to 1"]),
         (["train", "data.workers=-1"], ["data.workers=-1", "at least 0"]),
         (["train", "data.flip=maybe"], ["data.flip=maybe", "true or false"]),

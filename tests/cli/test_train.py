@@ -1,6 +1,5 @@
 """The main job on the command line: cut, distil, export, look, evaluate."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from bksdm.evaluation.results import read_results
 from tests.conftest import tiny_run_arguments
 
 Cli = Callable[..., int]
@@ -63,22 +63,31 @@ def test_the_embedded_world_end_to_end(
         "trainer.max_steps=3",
         "samples.every_n_steps=3",
         "samples.sampling.steps=2",
-        "protocol.prompts=8",
-        "protocol.held_out=4",
+        "protocol.prompts.count=8",
+        "protocol.prompts.held_out=4",
         "protocol.sampling.steps=3",
-        "protocol.loss_samples=16",
+        "protocol.measures.denoising.count=16",
     ]
     assert run_cli(*arguments) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-1].startswith("picture: runs/shapes-small/samples/step_000003.png")
-    results = json.loads((tmp_path / "runs/shapes-small/results.json").read_text())
-    assert [result["model"] for result in results] == ["teacher", "student before", "student after"]
-    teacher, before, after = results
-    assert teacher["cost"]["parameters"] > after["cost"]["parameters"]
-    assert teacher["denoising_loss"] < after["denoising_loss"] < before["denoising_loss"]
-    assert teacher["latent_mse"] is None
-    assert after["latent_mse"] > 0
-    assert teacher["accuracy"]["background"]["n"] == 8
+    run = tmp_path / "runs/shapes-small"
+    teacher, before, after = read_results(run / "results.json")
+    assert [each.name for each in (teacher, before, after)] == [
+        "teacher",
+        "student before",
+        "student after",
+    ]
+    parameters = [each.cost["unet"]["total"]["parameters"] for each in (teacher, after)]
+    assert parameters[0] > parameters[1]
+    losses = [each.score("denoising loss").value for each in (teacher, after, before)]
+    assert losses == sorted(losses)
+    assert teacher.score("latent MSE to baseline") is None
+    assert after.score("latent MSE to baseline").value > 0
+    assert teacher.score("background").n == 8
+    assert after.against[0].name == "teacher"
+    assert len(list((run / after.images).glob("*.png"))) == 12
+    assert after.curves["train/loss"]
     # Killed between training and the end: the same command does only what is missing.
     (tmp_path / "runs/shapes-small/results.json").unlink()
     assert run_cli(*arguments) == 0

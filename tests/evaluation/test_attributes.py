@@ -6,7 +6,7 @@ from PIL import Image
 from bksdm.data.shapes import COLORS, RELATIONS, SHAPES, Scene, Thing, draw, samples
 from bksdm.errors import InputError
 from bksdm.evaluation.attributes import ATTRIBUTES, OutlineNet, attribute_scores
-from bksdm.evaluation.shapes import load_outline_net
+from bksdm.evaluation.measures.attributes import load_outline_net
 
 
 @pytest.fixture(scope="module")

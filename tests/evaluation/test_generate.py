@@ -7,8 +7,9 @@ import torch
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling, generate, write_png
 from bksdm.evaluation.grid import grid
+from bksdm.evaluation.measures.attributes import share
 from bksdm.evaluation.prompts import from_texts, shapes_prompts
-from bksdm.evaluation.shapes import share
+from bksdm.evaluation.score import Items
 from bksdm.export.pipeline import assemble
 from bksdm.models.teacher import Teacher
 
@@ -70,7 +71,7 @@ def test_prompts_are_fixed_by_their_seed() -> None:
 
 
 def test_intervals_are_wilsons() -> None:
-    found = share(torch.tensor([1.0] * 45 + [0.0] * 55))
+    found = share("all", Items(tuple(map(str, range(100))), (1.0,) * 45 + (0.0,) * 55))
     z, p, n = 1.959964, 0.45, 100  # closed form
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5

@@ -3,10 +3,14 @@
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bksdm.errors import InputError, LostProcessError
 from bksdm.processes import Process
@@ -46,21 +50,50 @@ def everything(peers: Peers) -> dict[str, Any]:
     return found
 
 
-def one(rank: int, port: int, answers: Any) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with joined(Process(rank, 2, rank), gpu=False, minutes=1) as peers:
-        answers.put((rank, everything(peers)))
+def wrap_in_a_cycle() -> None:
+    """As the Trainer does."""
+    wrapped = DistributedDataParallel(nn.Linear(1, 1))
+    wrapped.__dict__["trainer"] = wrapped
+
+
+def gloo_threads() -> int:
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
+
+def one(rank: int, ports: list[int], answers: Any) -> None:
+    found: dict[str, Any] = {}
+
+    def end(port: int, *, refused: bool) -> None:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        with joined(Process(rank, 2, rank), gpu=False, minutes=1) as peers:
+            wrap_in_a_cycle()
+            if refused:
+                peers.decided(refuses)
+            found.update(everything(peers), threads=gloo_threads())
+
+    found["end"] = told(lambda: end(ports[0], refused=True))
+    found["threads after a refusal"] = gloo_threads()
+    end(ports[1], refused=False)
+    found["threads after all"] = gloo_threads()
+    answers.put((rank, found))
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as bound:
+        sockets = [bound.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, tuple[Any, Any]]:
     """What each of two processes has seen."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    ports = free_ports(2)
     context = mp.get_context("spawn")
     queue = context.Queue()
-    processes = [context.Process(target=one, args=(rank, port, queue)) for rank in range(2)]
+    processes = [context.Process(target=one, args=(rank, ports, queue)) for rank in range(2)]
     for process in processes:
         process.start()
     found = dict(queue.get(timeout=200) for _ in processes)
@@ -98,3 +131,11 @@ def test_alone_nothing_is_asked() -> None:
         assert peers.gathered(3) == [3]
         assert peers.each(lambda: 4) == 4
         assert told(lambda: peers.decided(refuses)) == "InputError: name=x: taken; choose another"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted there")
+def test_no_thread_of_the_group_outlives_it(answers: dict[str, Any]) -> None:
+    """One that does sometimes aborts the process when the interpreter ends."""
+    assert min(answers["threads"]) > 0
+    assert answers["threads after a refusal"] == (0, 0)
+    assert answers["threads after all"] == (0, 0)

@@ -83,7 +83,8 @@ class FeatureSum(Metric):
 
     def feature_set(self) -> FeatureSet:
         """Of the pictures of all processes; all call it together, unless it is `alone`."""
-        count, total, products, *rows = (state.cpu() for state in self.compute())
+        self.to("cpu")  # where processes add up (gloo), also when networks are on GPUs
+        count, total, products, *rows = self.compute()
         mean = total / count
         return FeatureSet(
             n=int(count),
@@ -94,7 +95,7 @@ class FeatureSum(Metric):
 
 
 def accumulator(dim: int, *, rows: bool, device: torch.device, alone: bool = False) -> FeatureSum:
-    """A `FeatureSum` on the device that process groups talk over; MPS has no float64."""
+    """A `FeatureSum` that adds up where the features are; MPS has no float64."""
     made = FeatureSum(dim, rows=rows, alone=alone)
     return made.to(torch.device("cpu") if device.type == "mps" else device)
 

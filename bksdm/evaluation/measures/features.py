@@ -49,8 +49,17 @@ class Extractor:
     forward: Callable[[Tensor], Mapping[str, Tensor]]
 
     def __call__(self, pixels: Tensor) -> Mapping[str, Tensor]:
-        """The vectors of N pictures by layer, without gradients."""
-        with torch.inference_mode():
+        """The vectors of N pictures by layer, without gradients, and without TF32's rounding of
+        convolutions, which torch allows by default.
+        """
+        cudnn = torch.backends.cudnn
+        exact = cudnn.flags(
+            enabled=cudnn.enabled,
+            benchmark=cudnn.benchmark,
+            deterministic=cudnn.deterministic,
+            allow_tf32=False,
+        )
+        with torch.inference_mode(), exact:
             return self.forward(pixels)
 
 

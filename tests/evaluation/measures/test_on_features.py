@@ -87,7 +87,7 @@ def test_a_score_says_what_it_depends_on(tmp_path: Path) -> None:
     told = json.loads(json.dumps(score.details))
     assert told["network"]["name"] == "quarters"
     assert told["reference"]["source"] == "noise"
-    assert told["reference"]["keeping"] == {"jpeg_quality": 75, "size": 8, "resample": "bicubic"}
+    assert told["reference"]["keeping"].items() >= {"jpeg_quality": 75, "size": 8}.items()
     assert told["reference"]["file"] == str(tmp_path / "set.safetensors")
     assert score.n == 40
 

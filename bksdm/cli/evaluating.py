@@ -1,0 +1,196 @@
+"""Models evaluated one after the other, beside the first as their baseline, and timed in turn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bksdm.cli.models import NamedModel
+from bksdm.cli.progress import Progress
+from bksdm.evaluation.environment import environment
+from bksdm.evaluation.evaluate import Baseline, against, evaluate, ready
+from bksdm.evaluation.fingerprint import fingerprint, part_hashes
+from bksdm.evaluation.gallery import IMAGES, Gallery, gallery_of, prompts_hash
+from bksdm.evaluation.image_cost import image_cost, parts_of_pipeline
+from bksdm.evaluation.latency import LatencySettings, pipeline_latency
+from bksdm.evaluation.prompts import Prompt
+from bksdm.evaluation.protocol import Protocol
+from bksdm.evaluation.report import cost_table, score_table, verdicts
+from bksdm.evaluation.results import RESULTS, ModelResult, write_items, write_results
+from bksdm.evaluation.score import Score
+from bksdm.processes import Process
+from bksdm.training.peers import Peers
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model's results, and its pictures, which they lie beside."""
+
+    result: ModelResult
+    gallery: Gallery
+
+    @property
+    def file(self) -> Path:
+        """Its own results file."""
+        return self.gallery.folder / RESULTS
+
+    def beside(self, file: Path) -> ModelResult:
+        """The result as another file holds it, which finds the pictures from where it lies."""
+        images = (self.gallery.folder / IMAGES).relative_to(file.parent)
+        return replace(self.result, images=str(images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is evaluated, how, and where it goes.
+
+    Attributes:
+        protocol: what is done.
+        settings: the protocol's, as plain values.
+        root: folder of all evaluations.
+        compared: whether the first model is the one that the others are compared with.
+        latency: what is timed in the end; None for nothing.
+    """
+
+    protocol: Protocol
+    settings: Mapping[str, Any]
+    root: Path
+    compared: bool
+    latency: LatencySettings | None
+
+
+def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> list[Evaluated]:
+    """Evaluate models one after the other, the first as the baseline of the others if they are
+    compared, and print the tables; every model's results lie beside its pictures.
+    """
+    prompts = peers.each(plan.protocol.prompts.read)
+    hashes = [part_hashes(model.pipeline) for model in models]  # before anything is cast
+    found: list[Evaluated] = []
+    baseline: Baseline | None = None
+    for model, parts in zip(models, hashes, strict=True):
+        one = _evaluated(model, parts, plan, prompts, baseline, peers)
+        found.append(one)
+        if baseline is None and plan.compared:
+            result = one.result
+            baseline = Baseline(result.name, result.weights, one.gallery, result.scores)
+    if peers.process.first:
+        found = _timed(found, models, plan)
+        for one in found:
+            write_items(one.result.scores, one.gallery.folder)
+            write_results([one.result], one.file)
+        results = [one.result for one in found]
+        tables = [score_table(results), cost_table(results), verdicts(results)]
+        print("", *(each for each in tables if each), "", sep="\n\n")
+    return found
+
+
+def _evaluated(
+    model: NamedModel,
+    parts: dict[str, str],
+    plan: Plan,
+    prompts: Sequence[Prompt],
+    baseline: Baseline | None,
+    peers: Peers,
+) -> Evaluated:
+    process, weights = peers.process, fingerprint(parts)
+    gallery = peers.decided(partial(_gallery, model, weights, prompts, plan))
+    model.pipeline.to(_device(process))
+    made = peers.each(partial(ready, model.pipeline, plan.protocol))
+    with Progress(len(prompts), what=model.name, shown=process.first) as progress:
+        scores = evaluate(
+            made,
+            prompts,
+            gallery,
+            baseline=baseline.gallery if baseline else (gallery if plan.compared else None),
+            process=process,
+            advance=lambda count: progress.advance(min(count * process.world, progress.left)),
+        )
+    result = _result(model, scores, parts=parts, prompts=prompts, plan=plan)
+    if baseline is not None:
+        result = replace(result, against=(against(scores, baseline, plan.protocol),))
+    model.pipeline.to("cpu")
+    return Evaluated(result, gallery)
+
+
+def _timed(found: Sequence[Evaluated], models: Sequence[NamedModel], plan: Plan) -> list[Evaluated]:
+    """With what `plan.latency` asks for, measured in turn, so that ratios are of one run."""
+    if plan.latency is None:
+        return list(found)
+    sampling = plan.protocol.sampling
+    pipelines = {
+        model.name: sampling.prepared(model.pipeline.to(_device(Process()))) for model in models
+    }
+    calls = plan.latency.calls(len(pipelines))
+    with Progress(calls, what="timing", unit="call") as progress:
+        report = pipeline_latency(
+            pipelines, plan.latency, sampling=sampling, advance=progress.advance
+        )
+    shared = {
+        "baseline": models[0].name,
+        "machine": asdict(report.machine),
+        "settings": asdict(report.settings),
+        "sampling": asdict(report.sampling),
+    }
+    return [
+        replace(one, result=replace(one.result, speed={**asdict(times), **shared}))
+        for one, times in zip(found, report.models, strict=True)
+    ]
+
+
+def _device(process: Process) -> torch.device:
+    gpus = torch.cuda.device_count()  # one, if srun gives each task its own
+    return torch.device(f"cuda:{process.local_rank % gpus}") if gpus else torch.device("cpu")
+
+
+def _gallery(model: NamedModel, weights: str, prompts: Sequence[Prompt], plan: Plan) -> Gallery:
+    protocol = plan.protocol
+    return gallery_of(
+        plan.root / protocol.name,
+        name=model.name,
+        weights=weights,
+        prompts=prompts,
+        sampling=protocol.sampling,
+        keeping=protocol.keeping,
+        latents=protocol.latents,
+        settings={name: plan.settings[name] for name in ("sampling", "keeping")},
+    )
+
+
+def _result(
+    model: NamedModel,
+    scores: Sequence[Score],
+    *,
+    parts: dict[str, str],
+    prompts: Sequence[Prompt],
+    plan: Plan,
+) -> ModelResult:
+    sampling = plan.protocol.sampling
+    cost = image_cost(
+        parts_of_pipeline(sampling.prepared(model.pipeline)),
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        size=sampling.size,
+    )
+    unet = {name: value for name, value in model.pipeline.unet.config.items() if name[0] != "_"}
+    return ModelResult(
+        name=model.name,
+        weights=fingerprint(parts),
+        protocol={
+            "name": plan.protocol.name,
+            "decide": plan.protocol.decide,
+            "prompts": len(prompts),
+            "prompts_sha256": prompts_hash(prompts),
+            "settings": plan.settings,
+        },
+        scores=tuple(scores),
+        cost=asdict(cost),
+        unet=unet,
+        plan=model.plan,
+        environment={**environment(model.pipeline.device), "weights": parts},
+        images=IMAGES,
+        suffix=plan.protocol.keeping.suffix,
+        curves=model.curves,
+    )

@@ -1,0 +1,202 @@
+"""Denoising loss: mean squared error to epsilon or v, whole and by timestep.
+
+Deterministic and cheap. A good alarm within one recipe; across pruning patterns it does not predict
+the quality after training (docs/evaluation.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from bksdm import expected
+from bksdm.data.shapes import samples
+from bksdm.data.transforms import pixel_tensor
+from bksdm.diffusion import Diffusion, sample_randomness
+from bksdm.errors import InputError
+from bksdm.evaluation.comparison import mean_interval
+from bksdm.evaluation.measure import Pictures, Subject
+from bksdm.evaluation.measures.per_prompt import PerPrompt
+from bksdm.evaluation.score import Better, Items, Score
+
+NAME: Final = "denoising loss"
+BINS: Final = 10  # of the curve over timesteps
+# Pictures of the shapes world that no training or validation shard has.
+SHAPES_SEED: Final = 7_000_000
+_BATCH: Final = 128
+_BETWEEN_DRAWS: Final = 1_000_003  # seeds of prompts are neighbours
+
+
+@torch.no_grad()
+def encode_texts(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> Tensor:
+    """Text states (B, T, D), padded as in training."""
+    ids = pipeline.tokenizer(
+        list(texts), padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    states: Tensor = pipeline.text_encoder(input_ids=ids.to(pipeline.device)).last_hidden_state
+    return states
+
+
+@torch.no_grad()
+def denoising_errors(
+    pipeline: StableDiffusionPipeline, latents: Tensor, texts: Sequence[str], seeds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The squared error of each row, each at a timestep and with noise of its own seed.
+
+    Args:
+        pipeline: its U-Net answers.
+        latents: clean and scaled, (B, C, h, w).
+        texts: B captions.
+        seeds: (B,).
+
+    Returns:
+        Timesteps (B,) and errors (B,), float64, on the CPU.
+    """
+    diffusion = Diffusion.from_scheduler_config(dict(pipeline.scheduler.config))
+    timesteps, noise, _ = sample_randomness(seeds, latents.shape[1:], steps=diffusion.steps)
+    clean, noise = latents.to(pipeline.device), noise.to(pipeline.device)
+    at = timesteps.to(pipeline.device)
+    noisy = diffusion.noised(clean, noise, at)
+    states = encode_texts(pipeline, texts)
+    guess = pipeline.unet(noisy.to(pipeline.unet.dtype), at, states).sample.float()
+    error = F.mse_loss(guess, diffusion.target(clean, noise, at), reduction="none")
+    return timesteps, error.flatten(1).mean(1).double().cpu()
+
+
+def shapes_denoising_errors(pipeline: StableDiffusionPipeline, count: int) -> tuple[Tensor, Tensor]:
+    """`denoising_errors` on fresh pictures of the embedded world: timesteps and errors (count,)."""
+    scenes, images = zip(*samples(count, seed=SHAPES_SEED), strict=True)
+    side = int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    pixels = torch.stack([pixel_tensor(image, resolution=side, flip=False) for image in images])
+    texts = [scene.caption for scene in scenes]
+    seeds = torch.arange(count) + SHAPES_SEED
+    found = []
+    for start in range(0, count, _BATCH):
+        rows = slice(start, start + _BATCH)
+        with torch.no_grad():
+            moments = pipeline.vae.encode(pixels[rows].to(pipeline.device, pipeline.vae.dtype))
+        latents = moments.latent_dist.mean.float() * pipeline.vae.config.scaling_factor
+        found.append(denoising_errors(pipeline, latents, texts[rows], seeds[rows]))
+    timesteps, errors = (torch.cat(part) for part in zip(*found, strict=True))
+    return timesteps, errors
+
+
+def by_timestep(timesteps: Tensor, errors: Tensor, *, steps: int) -> list[list[float]]:
+    """[middle of the bin, mean error] of each of ten equal ranges of timesteps that has any."""
+    bins = timesteps * BINS // steps
+    width = steps / BINS
+    return [
+        [(each + 0.5) * width, errors[bins == each].mean().item()]
+        for each in range(BINS)
+        if (bins == each).any()
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesDenoisingLoss:
+    """Denoising loss on `count` fresh pictures of the embedded world."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        expected.count("denoising loss: count", self.count, least=2)
+
+    def begin(self, subject: Subject) -> "_OnShapes":
+        """Nothing to load."""
+        return _OnShapes(subject, self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingLoss:
+    """Denoising loss on the baseline's final latents of the same prompts: needs no data.
+
+    Attributes:
+        draws: timesteps and noises a prompt.
+    """
+
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        expected.count("denoising loss: draws", self.draws, least=1)
+
+    def begin(self, subject: Subject) -> "_OnBaseline":
+        """Nothing to load."""
+        return _OnBaseline(subject, self.draws)
+
+
+class _OnShapes:
+    def __init__(self, subject: Subject, count: int) -> None:
+        self.subject, self.count = subject, count
+
+    def update(self, pictures: Pictures) -> None:
+        """The model's own pictures are not asked."""
+
+    def scores(self) -> Sequence[Score]:
+        """The same in every process."""
+        timesteps, errors = shapes_denoising_errors(self.subject.pipeline, self.count)
+        ids = tuple(f"picture-{i:06d}" for i in range(self.count))
+        steps = len(self.subject.pipeline.scheduler.alphas_cumprod)
+        details: dict[str, Any] = {
+            "of": f"{self.count} fresh pictures of the shapes world",
+            "by timestep": by_timestep(timesteps, errors, steps=steps),
+        }
+        return [score_of(ids, errors, details)]
+
+
+class _OnBaseline:
+    def __init__(self, subject: Subject, draws: int) -> None:
+        self.subject, self.draws = subject, draws
+        self.errors, self.timesteps = PerPrompt(), PerPrompt()
+
+    def update(self, pictures: Pictures) -> None:
+        """One U-Net call a draw."""
+        if pictures.baseline is None or pictures.baseline.latents is None:
+            raise InputError(
+                "denoising loss without data is of the baseline's latents; expected a baseline= and"
+                " a protocol with latents: true"
+            )
+        texts = [prompt.text for prompt in pictures.prompts]
+        seeds = torch.tensor([prompt.seed for prompt in pictures.prompts])
+        for draw in range(self.draws):
+            timesteps, errors = denoising_errors(
+                self.subject.pipeline,
+                pictures.baseline.latents,
+                texts,
+                seeds + draw * _BETWEEN_DRAWS,
+            )
+            ids = [f"{prompt.id}/{draw}" for prompt in pictures.prompts]
+            self.errors.update(ids, errors)
+            self.timesteps.update(ids, timesteps)
+
+    def scores(self) -> Sequence[Score]:
+        """Of all processes' prompts."""
+        items, timesteps = self.errors.items(), self.timesteps.items()
+        errors = torch.tensor(items.values, dtype=torch.float64)
+        at = torch.tensor(timesteps.values, dtype=torch.float64).long()
+        steps = len(self.subject.pipeline.scheduler.alphas_cumprod)
+        details: dict[str, Any] = {
+            "of": "the baseline's final latents",
+            "by timestep": by_timestep(at, errors, steps=steps),
+        }
+        return [score_of(items.ids, errors, details)]
+
+
+def score_of(ids: tuple[str, ...], errors: Tensor, details: dict[str, Any]) -> Score:
+    """The mean with a bootstrap interval."""
+    values = tuple(errors.tolist())
+    mean = mean_interval(values)
+    return Score(
+        name=NAME,
+        value=mean.value,
+        better=Better.LOWER,
+        n=len(values),
+        low=mean.low,
+        high=mean.high,
+        interval="bootstrap",
+        items=Items(ids, values),
+        details=details,
+    )

@@ -1,0 +1,129 @@
+"""The page: every section's content, put into the template.
+
+Style, script and pictures are in the page, and its policy lets it load nothing else.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bksdm import __version__
+from bksdm.evaluation.page.costs import costs_of
+from bksdm.evaluation.page.curves import timestep_plots, training_plots
+from bksdm.evaluation.page.evaluated import Evaluated, by_protocol
+from bksdm.evaluation.page.models import Model, models_of
+from bksdm.evaluation.page.numbers import short
+from bksdm.evaluation.page.pairs import Pairs, pairs_that_differ
+from bksdm.evaluation.page.quality import quality_plots
+from bksdm.evaluation.page.repeat import Repeat, repeat
+from bksdm.evaluation.page.samples import SampleGrid, sample_grid
+from bksdm.evaluation.page.sources import Source
+from bksdm.evaluation.page.table import Table, table
+from bksdm.evaluation.page.unet import UnetDrawing, unet_drawing
+from bksdm.evaluation.page.verdicts import VerdictLine, verdict_lines
+
+_PACKAGE: Final = "bksdm.evaluation.page"
+
+
+@dataclass(frozen=True)
+class ProtocolPart:
+    """What the page says of a protocol."""
+
+    evaluated: Evaluated
+    verdicts: Sequence[VerdictLine]
+    table: Table
+    quality: Sequence[Markup]
+    timesteps: Sequence[Markup]
+    samples: SampleGrid | None
+    pairs: Sequence[Pairs]
+    repeat: Repeat
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A model's U-Net: the drawing (None if it cannot be drawn) and its size."""
+
+    model: Model
+    drawing: UnetDrawing | None
+    size: str
+
+
+def page(sources: Sequence[Source], *, title: str | None = None) -> str:
+    """The HTML of these results; `title` None names the models."""
+    models = models_of(sources)
+    order = list(models.values())
+    script = Markup(_file("page.js"))
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=title or _title(order),
+        models=order,
+        protocols=[_part(each, models) for each in by_protocol(sources, models)],
+        curves=training_plots(sources, models),
+        drawings=_drawings(sources, models),
+        style=Markup(_file("page.css")),
+        script=script,
+        script_hash=_hash(script),
+        version=__version__,
+    )
+
+
+def _part(evaluated: Evaluated, models: Mapping[str, Model]) -> ProtocolPart:
+    return ProtocolPart(
+        evaluated,
+        verdict_lines(evaluated, models),
+        table(evaluated),
+        quality_plots(evaluated),
+        timestep_plots(evaluated),
+        sample_grid(evaluated),
+        pairs_that_differ(evaluated, models),
+        repeat(evaluated),
+    )
+
+
+def _title(models: Sequence[Model]) -> str:
+    names = [model.label for model in models if not model.baseline]
+    baselines = [model.label for model in models if model.baseline]
+    return ", ".join(names) + f" against {', '.join(baselines)}" * bool(baselines and names) or (
+        ", ".join(baselines)
+    )
+
+
+def _drawings(sources: Sequence[Source], models: Mapping[str, Model]) -> list[Drawn]:
+    """One a model, of whichever of its results says most."""
+    best: dict[str, Source] = {}
+    for source in sources:
+        known = best.get(source.result.weights)
+        if known is None or (known.result.plan is None and source.result.plan is not None):
+            best[source.result.weights] = source
+    drawn = []
+    for weights, model in models.items():
+        costs = costs_of(best[weights].result)
+        counts = [
+            f"{short(value)} {name}"
+            for name, value in (("parameters", costs.parameters), ("MACs", costs.macs))
+            if value is not None
+        ]
+        drawing = unet_drawing(model, best[weights].result)
+        drawn.append(Drawn(model, drawing, ", ".join(counts)))
+    return drawn
+
+
+def _file(name: str) -> str:
+    return (files(_PACKAGE) / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """As a content security policy names a script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
