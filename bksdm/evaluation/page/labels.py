@@ -6,7 +6,8 @@ from typing import Final
 
 LETTER: Final = 6.3  # px a letter at the plots' font size, on average
 HEIGHT: Final = 13.0
-_GAP: Final = 8.0
+_GAP: Final = 7.0
+_TOLERATED: Final = 20.0  # px that a name may cover if it can be left out
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def beside(names: Sequence[Name], *, within: Box) -> list[Box | None]:
         faults = [_fault(box, taken, within) for box in places]
         fault = min(faults)
         best = places[faults.index(fault)]
-        if name.needed or fault == 0:
+        if name.needed or fault < _TOLERATED:
             taken.append(best)
-        result.append(best if name.needed or fault == 0 else None)
+        result.append(best if name.needed or fault < _TOLERATED else None)
     return result
 
 

@@ -111,7 +111,7 @@ def _plot(evaluated: Evaluated, axis: Axis, points: list[Point]) -> Markup:
     with style():
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_axes(_FRAME)
-        for point in points:
+        for point in reversed(points):  # ours above published ones
             _draw(axes, point, point.cost / factor)
         unit = f"{letter}{axis.unit}"
         axes.set_xlabel(f"{axis.name}{f', {unit}' if unit else ''}")
