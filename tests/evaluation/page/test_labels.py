@@ -23,6 +23,12 @@ def test_names_that_find_no_place_are_left_out_unless_needed() -> None:
     assert None in boxes
 
 
+def test_names_keep_off_bars() -> None:
+    bars = [Box(x - 1, 40, 2, 120) for x in (100, 130)]
+    boxes = beside([Name(x, 100, 60, needed=True) for x in (100, 130)], within=FRAME, bars=bars)
+    assert all(box.overlap(bar) == 0 for box in boxes for bar in bars if box)
+
+
 def test_names_of_lines_keep_their_order_and_a_line_between() -> None:
     heights = spread([50, 51, 49, 120], low=0, high=130)
     assert heights[2] < heights[0] < heights[1] < heights[3]

@@ -31,7 +31,7 @@ def test_digits_are_few() -> None:
     assert fixed(-0.25, 2) == f"{MINUS}0.25"
     assert signed(0.25, 1) == "+0.2"
     assert percent(0.5612) == f"56.1{THIN}%"
-    assert percent(1.0) == f"100{THIN}%"
+    assert percent(1.0) == f"100.0{THIN}%"
     assert significant(0.0) == "0.00"
 
 

@@ -182,7 +182,7 @@ def test_pictures_that_are_gone_are_said_to_be_gone(tmp_path: Path) -> None:
 
 
 def test_large_pictures_are_made_small(tmp_path: Path) -> None:
-    html = page(sources([str(folder) for folder in write_shapes(tmp_path, side=512)]))
+    html = page(sources([str(folder) for folder in write_shapes(tmp_path, side=320)]))
     sizes = {(image["width"], image["height"]) for image in Elements(html).named("img")}
     assert sizes == {("256", "256")}
     assert "data:image/webp" in html

@@ -186,7 +186,7 @@ def write_evaluation(result: ModelResult, folder: Path, *, number: int, side: in
             pixels = np.asarray(image.resize((side, side)), dtype=float)
             noisy = pixels + 12 * number * rng.standard_normal(pixels.shape)
             picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-            picture.save(folder / "images" / f"{i:06d}.png")
+            picture.save(folder / "images" / f"{i:06d}.png", compress_level=1)
     return folder
 
 
