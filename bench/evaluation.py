@@ -188,9 +188,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pipeline.device}\n")
     print(generation(pipeline, batch=arguments.batch, steps=arguments.steps, turns=arguments.turns))
     with tempfile.TemporaryDirectory() as place:
-        passed = metric_pass(
-            Path(place), subject, count=arguments.pictures, turns=arguments.turns
-        )
+        passed = metric_pass(Path(place), subject, count=arguments.pictures, turns=arguments.turns)
     print(f"\n{passed}")
     print(f"\n{memory([250, 1000, 4000])}")
 
