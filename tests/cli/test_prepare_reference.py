@@ -195,3 +195,24 @@ def test_a_folder_of_somebody_else_is_left_alone(
     assert run_cli(*official.arguments, *SETTINGS, f"{COUNT}=4") == 2
     assert "not of bksdm prepare" in refused(capsys)
     assert (tmp_path / OUT / "prompts.csv").read_text() == "mine"
+
+
+def test_what_prepare_makes_evaluate_takes(run_cli: Cli, tiny: TinyCoco) -> None:
+    assert run_cli(*tiny.arguments, *SETTINGS, "allow_partial=true") == 0
+    settings = [
+        NETWORK.replace("reference.", ""),
+        "protocol.measures.clip_score=null",
+        "protocol.measures.inception_score=null",
+        "protocol.decide=FID",
+        "protocol.sampling.dtype=null",
+        "protocol.sampling.steps=1",
+        "protocol.prompts.count=2",
+        "protocol.prompts.allow_partial=true",
+    ]
+    arguments = ["protocol=coco30k_bksdm", "model=shapes", "baseline=null", "latency=null"]
+    assert run_cli("evaluate", *arguments, *settings) == 0
+    [file] = Path("evaluation").rglob("results.json")
+    [score] = json.loads(file.read_text())["models"][0]["scores"]
+    assert (score["name"], score["n"]) == ("FID", 2)
+    assert score["details"]["reference"]["source"].startswith("PARTIAL")
+    assert len(list(file.parent.rglob("*.jpg"))) == 2
