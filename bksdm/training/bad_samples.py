@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytorch_lightning as pl
 from scipy.stats import binom
+from torch import Tensor
 
 from bksdm.batch import Fault, TextImageBatch
 from bksdm.errors import InputError, ToldElsewhereError
@@ -52,17 +53,10 @@ class BadSamples(StepCallback):
         """Bad samples by shard and reason, over all processes. All must call it together."""
         return sum(self.peers.gathered(self._own), Counter(self._before))
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: TextImageBatch,
-        batch_idx: int,
-    ) -> None:
+    def on_micro_batch(self, outputs: dict[str, Tensor], batch: TextImageBatch) -> None:
         """Count."""
+        del outputs
         self._unfinished += batch.faults
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """Compare."""

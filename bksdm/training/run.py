@@ -103,25 +103,10 @@ def fit(
         LostProcessError: another process has gone.
     """
     _quieten()
-    first = peers.process.first
     fetching = Fetching()
-    every = settings.log_every_n_steps
-    telemetry = Telemetry(
-        every_n_steps=every,
-        throughput=Throughput(fetching, global_batch=data.global_batch),
-        utilisation=utilisation(module, data.resolution, settings),
-        peers=peers,
-        report=folder.non_finite,
-        samples_of=data.samples_of,
-        facts={"seed": data.seed, "global_batch": data.global_batch, "run": str(folder.path)},
-    )
-    bad = BadSamples(
-        max_fraction=data.max_bad_fraction,
-        every_n_steps=every,
-        global_batch=data.global_batch,
-        peers=peers,
-    )
-    progress = Progress(seconds=2 if sys.stdout.isatty() else 15, telemetry=telemetry)
+    first = peers.process.first
+    loggers = run_loggers(folder.path, first_step=start.steps, extra=logger) if first else []
+    telemetry = _telemetry(module, data, settings, fetching=fetching, folder=folder, peers=peers)
     last = Checkpoints(
         folder.checkpoints,
         checkpoints,
@@ -131,7 +116,8 @@ def fit(
         telemetry=telemetry,
     )
     best = checkpoints.best_callback(folder.checkpoints)
-    loggers = run_loggers(folder.path, first_step=start.steps, extra=logger) if first else []
+    progress = Progress(seconds=2 if sys.stdout.isatty() else 15, telemetry=telemetry)
+    bad = _bad_samples(data, settings, peers=peers)
     trainer = build_trainer(
         settings,
         peers.process,
@@ -146,6 +132,35 @@ def fit(
     with _patience(signals), lost_told():
         trainer.fit(module, data, ckpt_path=start.checkpoint, weights_only=True)
         trainer.strategy.checkpoint_io.teardown()  # not every strategy does
+
+
+def _telemetry(
+    module: Distillation,
+    data: ShardDataModule,
+    settings: TrainerSettings,
+    *,
+    fetching: Fetching,
+    folder: RunFolder,
+    peers: Peers,
+) -> Telemetry:
+    return Telemetry(
+        every_n_steps=settings.log_every_n_steps,
+        throughput=Throughput(fetching, global_batch=data.global_batch),
+        utilisation=utilisation(module, data.resolution, settings),
+        peers=peers,
+        report=folder.non_finite,
+        samples_of=data.samples_of,
+        facts={"seed": data.seed, "global_batch": data.global_batch, "run": str(folder.path)},
+    )
+
+
+def _bad_samples(data: ShardDataModule, settings: TrainerSettings, *, peers: Peers) -> BadSamples:
+    return BadSamples(
+        max_fraction=data.max_bad_fraction,
+        every_n_steps=settings.log_every_n_steps,
+        global_batch=data.global_batch,
+        peers=peers,
+    )
 
 
 def utilisation(module: Distillation, resolution: int, settings: TrainerSettings) -> Utilisation:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from bksdm.atomic import replacing
+from bksdm.batch import TextImageBatch
 from bksdm.errors import InputError, ToldElsewhereError
 from bksdm.training.distill import Distillation
 from bksdm.training.peers import Peers
@@ -83,17 +85,10 @@ class Telemetry(StepCallback):
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self.throughput.begin()
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_micro_batch(self, outputs: dict[str, Tensor], batch: TextImageBatch) -> None:
         """Add up."""
+        del batch
         self.losses.add(outputs["terms"])
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
         """Log, if it is time; all processes do, as they read the losses together."""

@@ -1,9 +1,21 @@
-"""The command on two processes, as torchrun starts it."""
+"""The command in processes of its own."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+
+def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
+    """Run `bksdm`, and do not wait for it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bksdm.cli.main", *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def torchrun(arguments: list[str], cwd: Path, *, code: int = 0) -> str:

@@ -21,7 +21,7 @@ from bksdm.training.distill import Distillation
 from bksdm.training.folder import RunFolder
 from bksdm.training.saving import Checkpoints
 from tests.training.metrics import measured
-from tests.training.test_resume import same_weights
+from tests.training.runs import same_weights
 
 Cli = Callable[..., int]
 
