@@ -1,7 +1,7 @@
 """Who is who on the page: one label, colour and marker for each model, everywhere."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,33 +59,43 @@ class Model:
 
 def models_of(sources: Sequence[Source]) -> dict[str, Model]:
     """The models by fingerprint: baselines first, else in the order of the sources."""
-    names: dict[str, str] = {}
+    first: dict[str, Source] = {}
     for source in sources:
-        names.setdefault(source.result.weights, source.result.name)
+        first.setdefault(source.result.weights, source)
+    names = {weights: source.result.name for weights, source in first.items()}
     baselines = {each.weights for source in sources for each in source.result.against}
     order = sorted(names, key=lambda weights: weights not in baselines)
-    labels = _labels(names)
-    first = sum(weights in baselines for weights in order)
+    labels = _labels(first)
+    before = sum(weights in baselines for weights in order)
     result = {}
     for place, weights in enumerate(order):
         baseline = weights in baselines
         # Students begin at colour 1 whether there is a baseline or not.
-        colour = 0 if place == 0 and baseline else 1 + (place - (first > 0)) % (COLOURS - 1)
+        colour = 0 if place == 0 and baseline else 1 + (place - (before > 0)) % (COLOURS - 1)
         result[weights] = Model(weights, names[weights], labels[weights], colour, place, baseline)
     return result
 
 
-def _labels(names: dict[str, str]) -> dict[str, str]:
-    """The last part of a path where that is enough to tell; else all; else a piece of the
-    fingerprint, too.
+def _labels(sources: Mapping[str, Source]) -> dict[str, str]:
+    """The shortest of these that no other model has: the last part of the name, all of it, the same
+    after the run that it was found in (all runs call their student the same), or after a piece of
+    the fingerprint.
     """
-    short = {weights: name.rstrip("/").rsplit("/", 1)[-1] for weights, name in names.items()}
-    shorts, longs = Counter(short.values()), Counter(names.values())
-    return {
-        weights: short[weights]
-        if shorts[short[weights]] == 1
-        else name
-        if longs[name] == 1
-        else f"{name} ({weights[:6]})"
-        for weights, name in names.items()
+    candidates = {
+        weights: (
+            _tail(source.result.name),
+            source.result.name,
+            f"{_tail(source.named)}: {_tail(source.result.name)}",
+            f"{weights[:6]}: {source.result.name}",
+        )
+        for weights, source in sources.items()
     }
+    counts = Counter(label for labels in candidates.values() for label in set(labels))
+    return {
+        weights: next((label for label in labels if counts[label] == 1), labels[-1])
+        for weights, labels in candidates.items()
+    }
+
+
+def _tail(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]

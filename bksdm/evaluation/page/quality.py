@@ -7,7 +7,7 @@ from typing import Final
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from bksdm.evaluation.page.costs import Costs, costs_of
+from bksdm.evaluation.page.costs import Costs, Spread, costs_of
 from bksdm.evaluation.page.evaluated import Evaluated
 from bksdm.evaluation.page.labels import HEIGHT, LETTER, Box, Name, beside, fitting
 from bksdm.evaluation.page.models import Model
@@ -58,9 +58,8 @@ class Axis:
     published: str | None = None  # attribute of PublishedModel
 
 
-def _seconds(costs: Costs) -> float | None:
-    spread = costs.image_seconds or costs.call_seconds
-    return None if spread is None else spread.median
+def _median(spread: Spread | None, *, times: float = 1.0) -> float | None:
+    return None if spread is None else times * spread.median
 
 
 _MACS: Final = Axis("MACs of a U-Net call", "", lambda costs: costs.macs)
@@ -70,7 +69,10 @@ _MACS_PUBLISHED: Final = Axis(
 _PARAMETERS: Final = Axis(
     "Parameters of the U-Net", "", lambda costs: costs.parameters, "parameters"
 )
-_TIME: Final = Axis("Time of an image", "s", _seconds)
+_IMAGE: Final = Axis("Time of an image", "s", lambda costs: _median(costs.image_seconds))
+_CALL: Final = Axis(
+    "Time of a U-Net call", "ms", lambda costs: _median(costs.call_seconds, times=1e3)
+)
 
 
 def quality_plots(evaluated: Evaluated) -> list[Markup]:
@@ -79,7 +81,8 @@ def quality_plots(evaluated: Evaluated) -> list[Markup]:
         return []
     # Published models are counted in the published convention only: all in one plot, or none.
     macs = _MACS_PUBLISHED if evaluated.published else _MACS
-    plots = ((axis, points_of(evaluated, axis)) for axis in (macs, _PARAMETERS, _TIME))
+    time = _IMAGE if len(points_of(evaluated, _IMAGE)) > 1 else _CALL
+    plots = ((axis, points_of(evaluated, axis)) for axis in (macs, _PARAMETERS, time))
     return [_plot(evaluated, axis, points) for axis, points in plots if len(points) > 1]
 
 

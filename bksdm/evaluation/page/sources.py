@@ -20,11 +20,13 @@ class Source:
     Attributes:
         result: it; its scores have their items where `items.csv` has them.
         folder: where `results.json` lies.
+        named: what the user named.
         prompts: text by prompt id, in order; empty without `prompts.csv`.
     """
 
     result: ModelResult
     folder: Path
+    named: str
     prompts: Mapping[str, str]
 
     @property
@@ -49,7 +51,7 @@ def sources(names: Sequence[str]) -> list[Source]:
     found: dict[tuple[str, str], tuple[str, Source]] = {}
     for name in names:
         for file in results_files(name):
-            for source in _read(file):
+            for source in _read(file, named=name):
                 key = source.result.weights, source.protocol
                 date = str(source.result.environment.get("date", ""))  # ISO, UTC
                 if key not in found or found[key][0] < date:
@@ -71,8 +73,8 @@ def results_files(name: str) -> list[Path]:
             f"{name}: nothing there; expected a results file, or a folder or run with one;"
             " `bksdm evaluate` writes them"
         )
-    own = path / RESULTS
-    files = [own] if own.is_file() else sorted(path.rglob(RESULTS))
+    # Its own first: a run's names models as training does; the others are of `bksdm evaluate`.
+    files = sorted(path.rglob(RESULTS), key=lambda file: (len(file.parts), file))
     if not files:
         raise InputError(
             f"{name}: no {RESULTS} in it or below; `bksdm evaluate model={name}` writes one below"
@@ -81,18 +83,19 @@ def results_files(name: str) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> list[Source]:
+def _read(file: Path, *, named: str) -> list[Source]:
     results = read_results(file)
-    return [_source(result, file, several=len(results) > 1) for result in results]
+    several = len(results) > 1
+    return [_source(result, file, named=named, several=several) for result in results]
 
 
-def _source(result: ModelResult, file: Path, *, several: bool) -> Source:
+def _source(result: ModelResult, file: Path, *, named: str, several: bool) -> Source:
     # Items and prompts lie beside the pictures, also where the results of several models are in one
     # file elsewhere.
     beside = file.parent if result.images is None else (file.parent / result.images).parent
     items = {} if several and beside == file.parent else _items(beside)
     scores = tuple(replace(score, items=items.get(score.name)) for score in result.scores)
-    return Source(replace(result, scores=scores), file.parent, _prompts(beside / PROMPTS))
+    return Source(replace(result, scores=scores), file.parent, named, _prompts(beside / PROMPTS))
 
 
 def _items(folder: Path) -> dict[str, Items]:

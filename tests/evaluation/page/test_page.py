@@ -133,7 +133,7 @@ def results() -> list[Source]:
     """The teacher's and Small's, without files."""
     teacher = shapes_result("shapes", 0)
     small = compared(shapes_result("runs/small", 2), teacher)
-    return [Source(each, Path("nowhere"), {}) for each in (teacher, small)]
+    return [Source(each, Path("nowhere"), "nowhere", {}) for each in (teacher, small)]
 
 
 def test_hostile_names_and_prompts_stay_text(hostile: str) -> None:
@@ -166,7 +166,7 @@ def test_what_was_not_measured_is_a_dash() -> None:
 
 def test_a_model_alone_makes_a_page() -> None:
     bare = replace(results()[0].result, cost=None, speed=None, images=None, curves={}, scores=())
-    html = page([Source(bare, Path("nowhere"), {})])
+    html = page([Source(bare, Path("nowhere"), "nowhere", {})])
     assert Elements(html).open == []
     for told in ("compared with nothing", "Nothing to plot", "No pictures were kept"):
         assert told in html
@@ -211,9 +211,30 @@ def test_two_runs_of_one_name_are_told_apart() -> None:
         replace(shapes_result(f"{folder}/small", i), weights=str(i) * 64)
         for i, folder in ((1, "a"), (2, "b"))
     ]
-    html = page([Source(each, Path("nowhere"), {}) for each in pair])
+    html = page([Source(each, Path("nowhere"), "nowhere", {}) for each in pair])
     assert ">a/small</span>" in html
     assert ">b/small</span>" in html
+
+
+def test_students_of_two_runs_are_told_apart() -> None:
+    result = replace(shapes_result("student after", 1))
+    both = [
+        Source(replace(result, weights=str(i) * 64), Path("nowhere"), run, {})
+        for i, run in ((1, "runs/small/"), (2, "runs/tiny"))
+    ]
+    html = page(both)
+    assert ">small: student after</span>" in html
+    assert ">tiny: student after</span>" in html
+
+
+def test_without_times_of_images_those_of_calls_are_plotted(html: str) -> None:
+    assert "Time of an image" in html
+    pair = [
+        replace(each.result, speed=dict(each.result.speed or {}, images=[])) for each in results()
+    ]
+    html = page([Source(each, Path("nowhere"), "nowhere", {}) for each in pair])
+    assert "Time of an image" not in html
+    assert "Time of a U-Net call, ms" in html
 
 
 def test_every_plan_is_drawn(html: str) -> None:

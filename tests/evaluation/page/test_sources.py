@@ -15,7 +15,7 @@ from tests.evaluation.page.world import DECIDING, PROMPTS, shapes_result, write_
 def test_a_file_its_folder_and_a_folder_above_are_the_same_results(shapes: list[Path]) -> None:
     file, folder, above = shapes[1] / "results.json", shapes[1], shapes[1].parent
     assert [s.result.name for s in sources([str(file)])] == ["runs/base"]
-    assert sources([str(file)]) == sources([str(folder)])
+    assert [s.result for s in sources([str(file)])] == [s.result for s in sources([str(folder)])]
     names = [source.result.name for source in sources([str(above), str(file)])]
     assert names == ["shapes", "runs/base", "runs/small", "runs/tiny"]
 
@@ -55,6 +55,16 @@ def test_of_the_same_weights_and_protocol_the_newest_counts(tmp_path: Path) -> N
     for order in (["new", "old"], ["old", "new"]):
         found = sources([str(tmp_path / name) for name in order])
         assert [source.result.name for source in found] == ["new name"]
+
+
+def test_a_run_s_own_results_come_before_those_below(tmp_path: Path) -> None:
+    after, other = shapes_result("student after", 1), shapes_result("runs/a", 1)
+    other_protocol = replace(other, protocol={"name": "paired"})
+    write_results([after], tmp_path / "results.json")
+    write_results([other], tmp_path / "evaluation" / "shapes" / "a" / "results.json")
+    write_results([other_protocol], tmp_path / "evaluation" / "paired" / "a" / "results.json")
+    found = [(each.result.name, each.protocol) for each in sources([str(tmp_path)])]
+    assert found == [("student after", "shapes"), ("runs/a", "paired")]
 
 
 @pytest.mark.parametrize("made", [False, True])
