@@ -19,7 +19,7 @@ from bksdm.evaluation.image_cost import image_cost, parts_of_pipeline
 from bksdm.evaluation.latency import LatencySettings, pipeline_latency
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
-from bksdm.evaluation.report import cost_table, score_table, verdicts
+from bksdm.evaluation.report import LEGEND, cost_table, score_table, verdicts
 from bksdm.evaluation.results import RESULTS, ModelResult, write_items, write_results
 from bksdm.evaluation.score import Score
 from bksdm.processes import Process
@@ -85,7 +85,7 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
             _write(one)
         results, width = [one.result for one in found], shutil.get_terminal_size().columns
         tables = [show(results, width=width) for show in (score_table, cost_table, verdicts)]
-        print("", *(each for each in tables if each), "", sep="\n\n")
+        print("", *filter(None, [*tables[:2], LEGEND, *tables[2:]]), "", sep="\n\n")
     return found
 
 

@@ -11,6 +11,7 @@ from bksdm.evaluation.score import Score
 
 WIDTH: Final = 80
 _GAP: Final = 2
+LEGEND: Final = "[low, high]: 95 % interval; of times the middle half. (%): beside the first model"
 
 Row = tuple[str, Callable[[ModelResult], str]]
 
@@ -187,7 +188,7 @@ def cost_table(results: Sequence[ModelResult], *, width: int = WIDTH) -> str:
         ("GMACs a call", lambda one: _beside(one, first, "macs", 1e9)),
         ("  as published", lambda one: _beside(one, first, "macs_published", 1e9)),
         ("ms a call", lambda one: _time(one, "seconds", 1000)),
-        ("  over the first's", lambda one: _time(one, "ratio", 1)),
+        ("  ratio to the first", lambda one: _time(one, "ratio", 1)),
     ]
     cells = [[label, *map(cell, results)] for label, cell in rows]
     ends = [""] * len(rows)
