@@ -1,5 +1,6 @@
 """Models evaluated one after the other, beside the first as their baseline, and timed in turn."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,11 +19,11 @@ from bksdm.evaluation.image_cost import image_cost, parts_of_pipeline
 from bksdm.evaluation.latency import LatencySettings, pipeline_latency
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
-from bksdm.evaluation.report import cost_table, score_table, verdicts
+from bksdm.evaluation.report import LEGEND, cost_table, score_table, verdicts
 from bksdm.evaluation.results import RESULTS, ModelResult, write_items, write_results
 from bksdm.evaluation.score import Score
 from bksdm.processes import Process
-from bksdm.training.peers import Peers
+from bksdm.training.peers import Peers, lost_told
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,24 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
     for model, parts in zip(models, hashes, strict=True):
         one = _evaluated(model, parts, plan, prompts, baseline, peers)
         found.append(one)
+        if peers.process.first:  # now: another model may fail, or take days
+            _write(one)
         if baseline is None and plan.compared:
             result = one.result
             baseline = Baseline(result.name, result.weights, one.gallery, result.scores)
     if peers.process.first:
         found = _timed(found, models, plan)
         for one in found:
-            write_items(one.result.scores, one.gallery.folder)
-            write_results([one.result], one.file)
-        results = [one.result for one in found]
-        tables = [score_table(results), cost_table(results), verdicts(results)]
-        print("", *(each for each in tables if each), "", sep="\n\n")
+            _write(one)
+        results, width = [one.result for one in found], shutil.get_terminal_size().columns
+        tables = [show(results, width=width) for show in (score_table, cost_table, verdicts)]
+        print("", *filter(None, [*tables[:2], LEGEND, *tables[2:]]), "", sep="\n\n")
     return found
+
+
+def _write(one: Evaluated) -> None:
+    write_items(one.result.scores, one.gallery.folder)
+    write_results([one.result], one.file)
 
 
 def _evaluated(
@@ -99,7 +106,8 @@ def _evaluated(
     gallery = peers.decided(partial(_gallery, model, weights, prompts, plan))
     model.pipeline.to(_device(process))
     made = peers.each(partial(ready, model.pipeline, plan.protocol))
-    with Progress(len(prompts), what=model.name, shown=process.first) as progress:
+    shown = Progress(len(prompts), what=model.name, shown=process.first)
+    with lost_told(), shown as progress:
         scores = evaluate(
             made,
             prompts,

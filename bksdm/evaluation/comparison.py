@@ -14,6 +14,9 @@ from bksdm.evaluation.score import Better, Score
 
 DRAWS: Final = 2000
 _POSITIVE: Final = 20
+# Six of one sign are the fewest that a sign test tells from chance at 5 %; a bootstrap of fewer
+# items has an interval that is far too narrow, of one item none.
+_LEAST: Final = 6
 _SEED: Final = 0  # of the bootstrap: the same numbers give the same interval
 
 
@@ -47,7 +50,8 @@ class Comparison:
             baseline is negative, or so few are above zero that a resample may have none.
         wins: share of items on which the model is better, 0 to 1.
         losses: share on which it is worse; the rest are ties.
-        verdict: better or worse only if the interval of the difference excludes zero.
+        verdict: better or worse only if the interval of the difference excludes zero, and there
+            are at least six items.
     """
 
     score: str
@@ -66,7 +70,8 @@ class Comparison:
 
 
 def compare(model: Score, baseline: Score) -> Comparison | None:
-    """The paired comparison of two scores of one name; None where they have no items.
+    """The paired comparison of two scores of one name; None where they have no items, or one of
+    their values is not a number.
 
     Raises:
         InputError: their items have nothing in common.
@@ -83,6 +88,8 @@ def compare(model: Score, baseline: Score) -> Comparison | None:
         )
     ours = np.array([of_model[item] for item in common])
     theirs = np.array([of_baseline[item] for item in common])
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return None
     sign = {Better.HIGHER: 1, Better.LOWER: -1, Better.NEITHER: 0}[model.better]
     gain = np.sign(ours - theirs) * sign
     difference = _interval([ours - theirs], _mean)
@@ -93,7 +100,7 @@ def compare(model: Score, baseline: Score) -> Comparison | None:
         ratio=_interval([ours, theirs], _ratio) if _divides(theirs) else None,
         wins=float((gain > 0).mean()),
         losses=float((gain < 0).mean()),
-        verdict=_verdict(difference, sign),
+        verdict=_verdict(difference, sign, len(common)),
     )
 
 
@@ -110,9 +117,9 @@ def differ_most(model: Score, baseline: Score, count: int) -> list[tuple[str, fl
         for item, value in zip(model.items.ids, model.items.values, strict=True)
         if item in of_baseline
     ]
-    ordered = sorted(rows, key=lambda row: (worth * row[1], row[0]))
+    ordered = sorted(rows, key=lambda row: (-abs(row[1]), row[0]))
     worst = [row for row in ordered if worth * row[1] < 0][: count - count // 2]
-    best = [row for row in reversed(ordered) if worth * row[1] > 0][: count - len(worst)]
+    best = [row for row in ordered if worth * row[1] > 0][: count - len(worst)]
     return worst + best
 
 
@@ -155,8 +162,8 @@ def _interval(
     return Interval(value, float(found.low), float(found.high))
 
 
-def _verdict(difference: Interval, sign: int) -> Verdict:
-    if difference.low <= 0 <= difference.high:
+def _verdict(difference: Interval, sign: int, n: int) -> Verdict:
+    if n < _LEAST or difference.low <= 0 <= difference.high:
         return Verdict.OPEN
     if not sign:
         return Verdict.DIFFERENT

@@ -1,6 +1,7 @@
 """What a measurement was made with: versions, hardware, command, commit."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -18,9 +19,9 @@ PACKAGES: Final = ("torch", "diffusers", "transformers", "torchmetrics", "numpy"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Plain values for `results.json`. No path and no host name is among them."""
+    """Plain values for `results.json`. No host name is among them."""
     return {
-        "command": " ".join(["bksdm", *sys.argv[1:]]),
+        "command": f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "versions": {

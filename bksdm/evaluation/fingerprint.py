@@ -1,17 +1,31 @@
-"""Which weights a pipeline has."""
+"""Which weights and settings a pipeline has."""
 
 import hashlib
+import json
 
 from diffusers import StableDiffusionPipeline
 
 from bksdm.models.teacher import weights_hash
 
 PARTS = ("unet", "text_encoder", "vae")
+# What they do besides: prediction type, noise schedule, scaling of latents, size.
+CONFIGURED = ("unet", "vae", "scheduler")
 
 
 def part_hashes(pipeline: StableDiffusionPipeline) -> dict[str, str]:
-    """sha256, shortened, of each network's tensors."""
-    return {part: weights_hash(getattr(pipeline, part)) for part in PARTS}
+    """sha256, shortened, of each network's tensors, and of all their settings."""
+    hashes = {part: weights_hash(getattr(pipeline, part)) for part in PARTS}
+    return hashes | {"settings": _settings_hash(pipeline)}
+
+
+def _settings_hash(pipeline: StableDiffusionPipeline) -> str:
+    settings = [
+        # Underscores: versions, and where it was loaded from.
+        {name: value for name, value in getattr(pipeline, part).config.items() if name[0] != "_"}
+        for part in CONFIGURED
+    ]
+    text = json.dumps([type(pipeline.scheduler).__name__, *settings], sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fingerprint(parts: dict[str, str]) -> str:

@@ -78,14 +78,14 @@ class Gallery:
         path = self.file(prompt)
         try:
             return read_picture(path.read_bytes())
-        except OSError as error:  # PIL's too
+        except (OSError, SyntaxError, ValueError) as error:  # PIL raises all of them
             raise InputError(f"{path}: {error}; remove it, and evaluate again") from error
 
     def _latents(self, prompt: Prompt) -> Tensor:
         path = self.file(prompt).with_suffix(".npy")
         try:
             return torch.from_numpy(np.load(path))
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise InputError(
                 f"{path}: {error}; remove the picture beside it, and evaluate again"
             ) from error
@@ -121,7 +121,11 @@ def gallery_of(
         "prompts_sha256": prompts_hash(prompts),
     }
     # The number of prompts at once changes an image in the last bits only.
-    made = {**vars(sampling), "batch_size": None, **vars(keeping), **own}
+    made = {
+        "sampling": {**vars(sampling), "batch_size": None},
+        "keeping": vars(keeping),
+        **own,
+    }
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:_DIGITS]
     folder = root / f"{slug(name)}-{digest}"
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)

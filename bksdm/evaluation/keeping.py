@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bksdm import expected
+from bksdm.errors import InputError
 
 RESAMPLING: Final = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -52,6 +53,9 @@ class Keeping:
             expected.count("keeping.size", self.size, least=1)
         if self.jpeg_quality is not None:
             expected.count("keeping.jpeg_quality", self.jpeg_quality, least=1)
+            expected.number("keeping.jpeg_quality", self.jpeg_quality, most=100)
+        elif self.jpeg_first:
+            raise InputError("keeping.jpeg_first=true: expected keeping.jpeg_quality, too")
 
     @property
     def suffix(self) -> str:

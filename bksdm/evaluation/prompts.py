@@ -48,6 +48,11 @@ class ShapesPrompts:
     held_out: int
     seed: int
 
+    def __post_init__(self) -> None:
+        expected.count("prompts.count", self.count, least=0)
+        expected.count("prompts.held_out", self.held_out, least=0 if self.count else 1)
+        expected.count("prompts.seed", self.seed, least=0)
+
     def read(self) -> list[Prompt]:
         """The prompts, those held out last."""
         unseen = shapes_prompts(self.held_out, seed=self.seed, held_out=True)

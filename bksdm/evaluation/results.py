@@ -168,14 +168,21 @@ def write_items(scores: Sequence[Score], folder: Path) -> None:
 
 
 def read_items(folder: Path) -> dict[str, Items]:
-    """The same back, by score; empty where the file is gone."""
+    """The same back, by score; empty where the file is gone.
+
+    Raises:
+        InputError: it is no such file.
+    """
     path = folder / ITEMS
     if not path.exists():
         return {}
     found: dict[str, list[tuple[str, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["score"], []).append((row["item"], float(row["value"])))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["score"], []).append((row["item"], float(row["value"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the items of scores; evaluate again") from error
     return {
         name: Items(tuple(item for item, _ in pairs), tuple(value for _, value in pairs))
         for name, pairs in found.items()

@@ -4,6 +4,7 @@ Deterministic and cheap. A good alarm within one recipe; across pruning patterns
 the quality after training (docs/evaluation.md).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -182,7 +183,12 @@ class _OnBaseline:
             "of": "the baseline's final latents",
             "by timestep": by_timestep(at, errors, steps=steps),
         }
-        return [score_of(items.ids, errors, details)]
+        # The draws of one prompt are no independent items.
+        by_prompt: dict[str, list[float]] = defaultdict(list)
+        for name, value in zip(items.ids, items.values, strict=True):
+            by_prompt[name.rpartition("/")[0]].append(value)
+        means = [sum(values) / len(values) for values in by_prompt.values()]
+        return [score_of(tuple(by_prompt), torch.tensor(means, dtype=torch.float64), details)]
 
 
 def score_of(ids: tuple[str, ...], errors: Tensor, details: dict[str, Any]) -> Score:
