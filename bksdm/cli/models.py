@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.config import built
 from bksdm.errors import InputError
-from bksdm.export.pipeline import load_pipeline
+from bksdm.export.pipeline import folder_guidance, load_pipeline
 from bksdm.models.source import TeacherSource, embedded_folder, unet_config
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.folder import RunFolder
@@ -45,20 +45,42 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
     Raises:
         InputError: nothing there.
     """
+    return load_pipeline(location(name))
+
+
+def location(name: str) -> Path | str:
+    """The diffusers folder or the Hub id that a name stands for.
+
+    Raises:
+        InputError: no such folder.
+    """
     if name == EMBEDDED:
-        return load_pipeline(embedded_folder(EMBEDDED))
+        return embedded_folder(EMBEDDED)
     folder = RunFolder(Path(name))
     if folder.config.exists():
         if not folder.student.exists():
             raise InputError(
                 f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"
             )
-        return load_pipeline(folder.student)
+        return folder.student
     if not folder.path.exists() and folder.path.parent != Path() and folder.path.parent.is_dir():
         raise InputError(
             f"model {name}: nothing there; expected a run, a diffusers folder or a Hub id"
         )
-    return load_pipeline(name)
+    return name
+
+
+def guidance_of(name: str) -> float | None:
+    """The guidance scale that suits a model by its own word: that of the sample grids of its run,
+    or what its folder says; None for a folder or a Hub id that says nothing.
+
+    Raises:
+        InputError: no such folder.
+    """
+    settings = run_settings(name)
+    if settings is not None:
+        return float(settings.samples.sampling.guidance)
+    return folder_guidance(Path(location(name)))
 
 
 def named_model(name: str) -> NamedModel:
