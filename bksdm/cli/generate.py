@@ -121,14 +121,14 @@ def _sampling(config: DictConfig, name: str) -> Sampling:
     guidance = guidance_of(name) if config.guidance is None else config.guidance
     values: dict[str, Any] = {key: config[key] for key in _SAMPLING}
     settings = config.scheduler_settings
-    if not isinstance(settings, DictConfig):
+    if not isinstance(settings, DictConfig | None):
         raise InputError(f"scheduler_settings={settings}: expected {{name: value}}")
     if config.size is not None and (not isinstance(config.size, int) or config.size % _SIZE_UNIT):
         raise InputError(f"size={config.size}: expected a multiple of {_SIZE_UNIT}")
     try:
         return Sampling(
             guidance=_DEFAULT_GUIDANCE if guidance is None else guidance,
-            scheduler_settings=plain(settings),
+            scheduler_settings=plain(settings) if settings is not None else {},
             **values,
         )
     except InputError as error:  # it has its settings under another name elsewhere

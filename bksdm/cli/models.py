@@ -18,6 +18,7 @@ from bksdm.surgery.plan import BlockPlan
 from bksdm.training.folder import RunFolder
 
 EMBEDDED: Final = "shapes"
+_GUIDANCE: Final = "samples.sampling.guidance"
 _POINTS: Final = 300  # of a curve
 
 
@@ -63,11 +64,19 @@ def location(name: str) -> Path | str:
                 f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"
             )
         return folder.student
-    if not folder.path.exists() and folder.path.parent != Path() and folder.path.parent.is_dir():
+    if not folder.path.exists() and not _may_be_hub_id(name):
         raise InputError(
             f"model {name}: nothing there; expected a run, a diffusers folder or a Hub id"
         )
     return name
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """False for what can only be a path, or is most likely one that is misspelt."""
+    owner, *rest = Path(name).parts
+    return name[:1] not in (".", "/", "~") and (
+        not rest or (len(rest) == 1 and not Path(owner).is_dir())
+    )
 
 
 def guidance_of(name: str) -> float | None:
@@ -78,8 +87,8 @@ def guidance_of(name: str) -> float | None:
         InputError: no such folder.
     """
     settings = run_settings(name)
-    if settings is not None:
-        return float(settings.samples.sampling.guidance)
+    if settings is not None and (found := OmegaConf.select(settings, _GUIDANCE)) is not None:
+        return float(found)
     return folder_guidance(Path(location(name)))
 
 

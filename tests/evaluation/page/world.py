@@ -101,12 +101,8 @@ def shapes_result(name: str, number: int) -> ModelResult:
             mean(DECIDING, ids, right.astype(float), Better.HIGHER, percent=True),
             mean("latent MSE", ids, mse, Better.LOWER),
             replace(
-                mean(
-                    "denoising loss", ids, loss + 0.02 * rng.standard_normal(PROMPTS), Better.LOWER
-                ),
-                details={
-                    "by timestep": [[t, 3 * loss / (1 + t / 90)] for t in range(50, 1000, 100)]
-                },
+                mean("denoising loss", ids, loss + 0.02 * rng.standard_normal(PROMPTS), Better.LOWER),
+                details={"by timestep": [[t, 3 * loss / (1 + t / 90)] for t in range(50, 1000, 100)]},
             ),
             mean("SSIM", ids, 1 - 0.1 * number * rng.random(PROMPTS), Better.NEITHER),
         ),
@@ -117,14 +113,8 @@ def shapes_result(name: str, number: int) -> ModelResult:
         environment=environment(name),
         images="images",
         curves={
-            f"train/{term}_loss": [
-                [s, scale * (0.2 + np.exp(-s / 150) + 0.05 * rng.random())] for s in steps
-            ]
-            for term, scale in (
-                ("task", 1 + 0.1 * number),
-                ("output_kd", 0.5 + 0.1 * number),
-                ("feature_kd", 20 * number),
-            )
+            f"train/{term}_loss": [[s, scale * (0.2 + np.exp(-s / 150) + 0.05 * rng.random())] for s in steps]
+            for term, scale in (("task", 1 + 0.1 * number), ("output_kd", 0.5 + 0.1 * number), ("feature_kd", 20 * number))
         }
         if plan is not None
         else {},
@@ -157,9 +147,7 @@ def mean(
 
 def compared(result: ModelResult, baseline: ModelResult) -> ModelResult:
     """With its comparisons."""
-    found = [
-        compare(ours, theirs) for ours, theirs in zip(result.scores, baseline.scores, strict=True)
-    ]
+    found = [compare(ours, theirs) for ours, theirs in zip(result.scores, baseline.scores, strict=True)]
     comparisons = tuple(each for each in found if each is not None)
     against = Against(
         name=baseline.name,
@@ -203,11 +191,7 @@ def published_results() -> list[ModelResult]:
     config = teacher_unet("sd14")
     rows: list[tuple[str, BlockPlan | None, dict[str, float]]] = [
         ("sd14", None, {"FID": 13.11, "Inception Score": 36.5, "CLIP score ViT-g-14": 0.2957}),
-        (
-            "runs/sd14-small",
-            SMALL,
-            {"FID": 16.91, "Inception Score": 31.9, "CLIP score ViT-g-14": 0.2679},
-        ),
+        ("runs/sd14-small", SMALL, {"FID": 16.91, "Inception Score": 31.9, "CLIP score ViT-g-14": 0.2679}),
     ]
     better = {"FID": Better.LOWER}
     results = [
