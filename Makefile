@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm lint types imports same-loss bench bench-data bench-memory assets clean
+.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm test-browser lint types imports same-loss bench bench-data bench-memory assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ test-slurm: $(STAMP)  ## Start a real Slurm of two nodes on this machine, test t
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm munge; \
 	fi
 	$(BIN)/python -m pytest tests/slurm -m slurm $(ARGS)
+
+test-browser: $(STAMP)  ## Look at the report's page in a real Chromium, which it installs if missing (root)
+	@if ! { command -v chromium && command -v chromedriver; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium chromium-driver; \
+	fi
+	$(BIN)/python -m pytest tests/evaluation/page -m browser $(ARGS)
 
 test-slow: $(STAMP)  ## A training step of SD-1.4 and SD-2.1 at real size: some minutes, 14 GB
 	$(BIN)/python -m pytest -m slow --durations=0 $(ARGS)

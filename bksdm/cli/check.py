@@ -33,7 +33,7 @@ from bksdm.models.source import TeacherSource, picture_size
 from bksdm.models.teacher import load_teacher, load_tokenizer
 from bksdm.training.estimate import Pace, existing, paces_of
 from bksdm.training.memory import Memory
-from bksdm.training.run import start_of
+from bksdm.training.run import Start, start_of
 
 
 def run(config: DictConfig) -> int:
@@ -111,6 +111,9 @@ def _splits(config: DictConfig, complaints: Complaints, *, alone: bool) -> dict[
 
 def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -> list[Part]:
     """Costs of a run; its problems go to the complaints."""
+    start = complaints.attempt(
+        lambda: start_of(run.folder, put_aside=False) if run.folder else Start()
+    )
     holds = complaints.attempt(lambda: held_by(run.config, splits)) or Holds()
     networks = run_cost.networks_of(run, holds)
     memory = complaints.attempt(lambda: run_cost.memory_of(run, holds))
@@ -121,6 +124,7 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
         run_problems(
             Known(
                 run=run,
+                start=start,
                 splits=splits,
                 memory=memory,
                 capacity=capacity,
@@ -143,8 +147,9 @@ def _run_parts(run: Planned, splits: dict[str, Split], complaints: Complaints) -
     if line:
         parts.append(Part("batch", line, line))
     if networks and memory:
-        parts += _time_part(run, networks, memory, complaints, holds=holds)
-    if disk:
+        done = start.steps if start else 0
+        parts += _time_part(run, networks, memory, complaints, holds=holds, done=done)
+    if disk and run.folder:
         free = shutil.disk_usage(existing(run.folder.path)).free
         values = asdict(disk) | {"total": disk.total, "free": free}
         parts.append(Part("disk", cost_tables.disk_table(disk, free=free), values))
@@ -158,9 +163,8 @@ def _time_part(
     complaints: Complaints,
     *,
     holds: Holds,
+    done: int,
 ) -> list[Part]:
-    start = complaints.attempt(lambda: start_of(run.folder, put_aside=False))
-    done = start.steps if start else 0
     work = run_cost.work_left(run, done=done)
     paces = _paces(run, networks, memory, complaints, done=done) if work else []
     if not work or not paces:

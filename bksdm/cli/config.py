@@ -58,15 +58,16 @@ def hydra_flags() -> list[str]:
     return [flag for flag in flags if flag not in ("-m", "--multirun")]
 
 
-def run_name(config: DictConfig) -> str:
-    """The name of the run, also where YAML takes it for a number.
+def run_path(config: DictConfig) -> Path:
+    """Of the run's folder; YAML may have taken its name for a number.
 
     Raises:
         InputError: there is none.
     """
-    if config.name is None:
-        raise InputError("name=null: expected the name of the run's folder")
-    return str(config.name)
+    for name, what in (("runs_dir", "the folder of all runs"), ("name", "the run's folder")):
+        if config[name] is None:
+            raise InputError(f"{name}=null: expected the name of {what}")
+    return Path(str(config.runs_dir)) / str(config.name)
 
 
 def logger_of(config: DictConfig) -> Callable[[], Any] | None:

@@ -185,7 +185,7 @@ def _refuse_shared_runs(jobs: list[DictConfig]) -> None:
     for job in jobs:
         if "runs_dir" in job and "name" in job:
             hydra_config.set_config(job)  # names may have a choice of Hydra's in them
-            counts[Path(job.runs_dir) / job.name] += 1
+            counts[Path(job.runs_dir) / str(job.name)] += 1
     hydra_config.cfg = before
     for folder, count in counts.items():
         if count > 1:

@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bksdm.cli.config import built, logger_of, number, plain
+from bksdm.cli.config import built, number, plain, run_path
 from bksdm.cli.logger_package import check_logger
 from bksdm.cli.student import picture_resolution
 from bksdm.data.limits import check_settings
@@ -28,6 +27,7 @@ from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
 from bksdm.surgery.blocks import student_config
 from bksdm.surgery.plan import BlockPlan
+from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
 from bksdm.training.optim import OptimizerSettings
 from bksdm.training.saving import CheckpointSettings
@@ -120,7 +120,7 @@ class Planned:
     speed: SpeedSettings | None
     checkpoint: CheckpointSettings | None
     cache: CacheSettings | None
-    folder: RunFolder
+    folder: RunFolder | None
     batch_size: int | None
     global_batch: int | None
     grid_interval: int | None
@@ -187,7 +187,7 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
         speed=speed,
         checkpoint=attempt(lambda: built(config.checkpoint, CheckpointSettings)),
         cache=attempt(lambda: built(config.data.cache, CacheSettings)),
-        folder=RunFolder(Path(config.runs_dir) / config.name),
+        folder=attempt(lambda: RunFolder(run_path(config))),
         batch_size=attempt(lambda: number(config, "data.batch_size", least=1)),
         global_batch=attempt(lambda: number(config, "data.global_batch", least=1)),
         grid_interval=attempt(lambda: number(config, "samples.every_n_steps", least=0)),
@@ -226,16 +226,12 @@ def _trainer(config: DictConfig) -> TrainerSettings:
 
 
 def _ema_decay(config: DictConfig) -> float:
-    value = config.ema_decay
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"ema_decay={value}: expected a number from 0 to 1")
-    return float(value)
+    return Ema(decay=config.ema_decay).decay
 
 
 # Settings that nothing else here builds.
 _OTHERS: Final[tuple[Callable[[DictConfig], object], ...]] = (
     lambda config: config.protocol and built(config.protocol, Protocol),
-    logger_of,
     lambda config: built(config.method.weights, LossWeights),
     lambda config: built(config.optimizer, OptimizerSettings),
     lambda config: built(config.samples.sampling, Sampling),

@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import torch
-from diffusers import UNet2DConditionModel
-
 from bksdm.cli.planned import Planned
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.shards_report import Split
@@ -23,7 +20,7 @@ from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.estimate import Disk, existing
 from bksdm.training.identity import check_identity
 from bksdm.training.memory import Memory
-from bksdm.training.run import start_of
+from bksdm.training.run import Start
 
 GB: Final = 1e9
 GIB: Final = 2**30
@@ -35,6 +32,7 @@ class Known:
 
     Attributes:
         run: as planned.
+        start: where it begins; None where no checkpoint can be read.
         splits: its shards, those that were found.
         memory: of a step.
         capacity: bytes of the device, of which `sharing` processes take their part.
@@ -43,6 +41,7 @@ class Known:
     """
 
     run: Planned
+    start: Start | None
     splits: dict[str, Split]
     memory: Memory | None
     capacity: int | None
@@ -106,14 +105,6 @@ def devices_are_here(known: Known) -> None:
         replace(trainer, num_nodes=None).to_start(Process())
 
 
-def attention_is_possible(known: Known) -> None:
-    """xformers is there, where it is wanted."""
-    speed, parts = known.run.speed, known.run.architecture
-    if speed is not None and parts is not None and known.run.device is None:
-        with torch.device("meta"):
-            speed.lay_out(UNet2DConditionModel.from_config(parts["unet"]))
-
-
 def precision_is_possible(known: Known) -> None:
     """The device computes in bfloat16, where it is wanted."""
     device, trainer = known.run.device, known.run.trainer
@@ -126,15 +117,14 @@ def precision_is_possible(known: Known) -> None:
 
 def same_configuration(known: Known) -> None:
     """A run of this name has the same settings."""
-    if known.run.values is not None:
+    if known.run.values is not None and known.run.folder is not None:
         check_same_run(known.run.folder, known.run.values)
 
 
 def same_identity(known: Known) -> None:
     """Its checkpoint is of the same plan, teacher and data."""
-    run = known.run
-    start = start_of(run.folder, put_aside=False)
-    if start.checkpoint is None or run.plan is None or run.source is None:
+    run, start = known.run, known.start
+    if start is None or start.checkpoint is None or run.plan is None or run.source is None:
         return
     saved = read_checkpoint(start.checkpoint)["bksdm"]
     now: dict[str, Any] = saved | {"plan": run.plan.to_json(), "teacher": run.source.identity}
@@ -164,7 +154,7 @@ def memory_suffices(known: Known) -> None:
 
 def disk_suffices(known: Known) -> None:
     """What the run writes fits on the disk."""
-    if known.disk is None or known.run.device is not None:
+    if known.disk is None or known.run.device is not None or known.run.folder is None:
         return
     folder = known.run.folder.path
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -207,7 +197,6 @@ CHECKS: Final[tuple[Callable[[Known], None], ...]] = (
     scheduler_is_known,
     teacher_is_here,
     devices_are_here,
-    attention_is_possible,
     precision_is_possible,
     same_configuration,
     same_identity,

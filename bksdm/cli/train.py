@@ -18,7 +18,7 @@ from bksdm.cli.config import (
     hydra_flags,
     logger_of,
     plain,
-    run_name,
+    run_path,
     task_overrides,
 )
 from bksdm.cli.evaluating import Plan as EvaluationPlan
@@ -90,7 +90,7 @@ def run(config: DictConfig) -> int:
     count = trainer.to_start(process)
     if count > 1:
         return start_processes(["train", *hydra_flags(), *task_overrides()], count=count)
-    folder = RunFolder(Path(config.runs_dir) / run_name(config))
+    folder = RunFolder(run_path(config))
     with Signals() as signals, ExitStack() as claim:
         try:
             with joined(process, gpu=trainer.gpu, minutes=trainer.timeout_minutes) as peers:

@@ -181,7 +181,7 @@ def kept_batches(
         workers: loader processes; 0 reads in this one.
 
     Raises:
-        InputError: one cannot be read (named).
+        InputError: one cannot be read (named), or a loader process was killed.
     """
     loader = DataLoader(
         _Kept(source, names, keeping),
@@ -190,5 +190,13 @@ def kept_batches(
         # Not forked: this process has threads and may have a GPU.
         multiprocessing_context="forkserver" if workers else None,
     )
-    for pixels, digests in loader:
-        yield Kept(pixels, digests)
+    try:
+        for pixels, digests in loader:
+            yield Kept(pixels, digests)
+    except (BrokenPipeError, ConnectionResetError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a loader process was killed, perhaps for want of memory, or with the whole command;"
+            f" run it again, with fewer than workers={workers}"
+        ) from error

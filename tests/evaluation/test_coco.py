@@ -23,7 +23,14 @@ from bksdm.evaluation.measures.on_features import OnFeatures
 from bksdm.evaluation.photographs import Kept, kept, kept_batches, photographs
 from bksdm.evaluation.reference import read_reference
 from bksdm.evaluation.reference_pass import write_all
-from tests.evaluation.tiny_coco import HOSTILE, MeanColor, annotations, file_name, make_coco
+from tests.evaluation.tiny_coco import (
+    HOSTILE,
+    Deadly,
+    MeanColor,
+    annotations,
+    file_name,
+    make_coco,
+)
 
 BKSDM = Keeping(jpeg_quality=75, size=16, jpeg_first=True)
 CLEAN = Keeping(size=16, crop=True, resample="lanczos")
@@ -229,6 +236,11 @@ def test_a_broken_photograph_is_named(tmp_path: Path, workers: int) -> None:
     with pytest.raises(InputError, match=f"{file_name(14)} is no picture") as error:
         list(kept_batches(source, sorted(source.names()), BKSDM, batch_size=4, workers=workers))
     assert "\n" not in str(error.value).strip()
+
+
+def test_a_killed_loader_process_is_said() -> None:
+    with pytest.raises(InputError, match=r"loader process was killed.*workers=1"):
+        list(kept_batches(Deadly(), ["a.jpg"], BKSDM, batch_size=4, workers=1))
 
 
 class Reading:

@@ -1,6 +1,8 @@
 """A made-up copy of COCO, and a network that sees nothing but colours."""
 
 import json
+import os
+import signal
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +80,18 @@ def make_coco(root: Path, *, images: int = 10) -> TinyCoco:
         color = (20 * i, 255 - 20 * i, (60 * i) % 256)
         Image.new("RGB", (20 + i, 30), color).save(coco.images / file_name(7 * i))
     return coco
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Photographs that kill who reads them."""
+
+    def names(self) -> frozenset[str]:
+        return frozenset({"a.jpg"})
+
+    def read(self, name: str) -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return name.encode()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Weights in transformers' layout or in open_clip's; where a place has both, trans
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from bksdm.evaluation.measures.weights import (
 from bksdm.models.hub import first_line
 
 # N pictures or texts, D dimensions of the shared space
+
+_TOKENIZER: Final = ("tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
 class Prepare(Protocol):
@@ -125,12 +127,13 @@ def load_tokenizer(tokenizer: Any, place: Place) -> Any:
     Raises:
         InputError: not there.
     """
-    place.find("tokenizer_config.json", "vocab.json", "vocab.txt")
+    place.find(*_TOKENIZER)
     try:
         return tokenizer.from_pretrained(place.location, revision=place.revision)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"weights {place.words}: no tokenizer ({first_line(error)}); {place.remedy}"
+            f"weights {place.words}: no tokenizer ({first_line(error)});"
+            f" {place.remedy(*_TOKENIZER)}"
         ) from error
 
 
@@ -154,10 +157,10 @@ class ClipFeatures:
             InputError: not there.
         """
         place = Place(self.weights, self.revision)
-        own = clip_input(place.settings("preprocessor_config.json"), of=place.words)
-        prepare = replace(own, fit=Fit.CROP)
         loaded = pretrained(CLIPVisionModelWithProjection, place)
         network = loaded.network.to(device)
+        own = clip_input(place.settings("preprocessor_config.json"), of=place.words)
+        prepare = replace(own, fit=Fit.CROP)
         return Extractor(
             identity=Identity(
                 name="CLIP, unit vectors",

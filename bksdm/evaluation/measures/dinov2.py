@@ -69,7 +69,7 @@ def fit_positions(network: Any, side: int) -> None:
     """Interpolate the position embeddings to `side` x `side` patches as DINOv2's own code does.
 
     It scales by (side + 0.1) / old side, which moves the points of the bicubic interpolation;
-    transformers scales by side / old side. All published FD-DINOv2 are of the former.
+    transformers scales by side / old side. The published FD-DINOv2 (dgm-eval, EDM2) run the former.
     """
     positions = network.embeddings.position_embeddings
     own, patches = positions[:, :1], positions[:, 1:]

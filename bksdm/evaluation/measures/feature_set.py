@@ -2,8 +2,8 @@
 
 They are accumulated in one pass in float64, and summed over processes by `torchmetrics`. Its own
 FID, KID and Inception Score are not used for this: FID takes square roots of the eigenvalues of a
-product that is not symmetric; KID and Inception Score hang when processes saw different numbers of
-batches, and depend on the order in which pictures came (tests/evaluation/measures).
+product that is not symmetric (test_frechet.py), and KID and Inception Score depend on the global
+seed and on the order of the pictures, and fail when processes saw different numbers of batches.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -118,7 +118,7 @@ class _Hps:
 
 
 def _load(settings: Hps, device: torch.device) -> Clip:
-    of = Place(settings.architecture)
+    of = Place(settings.architecture, small=True)
     network = CLIPModel(CLIPModel.config_class.from_dict(of.settings("config.json")))
     tokenizer = load_tokenizer(CLIPTokenizer, of)
     file = Place(settings.weights, settings.revision).find(settings.file)

@@ -100,7 +100,7 @@ class ImageReward:
         Raises:
             InputError: a file is not there, or is something else.
         """
-        tokenizer = load_tokenizer(BertTokenizer, Place(self.tokenizer))
+        tokenizer = load_tokenizer(BertTokenizer, Place(self.tokenizer, small=True))
         file = Place(self.weights, self.revision).find(self.file)
         state = reward_state(read_state(file))
         try:

@@ -5,7 +5,6 @@ file as pytorch-fid's. FID depends on the resize (Parmar et al., arXiv 2104.1122
 inside the port is never used unseen.
 """
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity
+from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity, file_sha256
 from bksdm.evaluation.measures.inception_input import INPUTS
 
 LOGITS: Final = "logits"
@@ -72,8 +71,7 @@ class Inception:
 
 
 def _identity(file: Path, resize: str) -> Identity:
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = file_sha256(file)
     which = "2015-12-05" if digest.startswith(PUBLISHED) else "weights of your own"
     return Identity(
         name=f"Inception v3 ({which})", weights=digest, source=str(file), input=f"{resize} 299"

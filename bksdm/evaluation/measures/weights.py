@@ -49,22 +49,27 @@ class Place:
     Attributes:
         path: the folder, or the repository's id.
         revision: branch, tag or commit on the Hub.
+        small: whether only configs and a tokenizer are wanted of it.
     """
 
     path: str
     revision: str | None = None
+    small: bool = False
 
     @property
     def words(self) -> str:
         """For messages and results."""
         return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
-    @property
-    def remedy(self) -> str:
-        """How to get what should be here."""
-        size = _SIZES.get(self.path)
-        command = f"`hf download {self.path}{f' ({size})' if size else ''}`"
-        return "expected a folder here" if self._folder else f"{command}, or a folder's path"
+    def remedy(self, *names: str) -> str:
+        """How to get these files of it."""
+        if self._folder is not None:
+            return "expected a folder that has it"
+        if self.small:
+            return f"get it with `hf download {self.path} --include '*.json' '*.txt'`"
+        what = f"{self.path} {names[0]}" if len(names) == 1 else self.path
+        size = "" if what.endswith(".json") else _SIZES.get(self.path, "")
+        return f"get it with `hf download {what}`{f' ({size})' if size else ''}"
 
     @property
     def location(self) -> str:
@@ -91,9 +96,9 @@ class Place:
             except InputError as error:  # without a network a later one may still be in the cache
                 first = first or error
         if first is not None:
-            raise InputError(f"{first}; to have it: {self.remedy}") from first
+            raise InputError(f"{first}; {self.remedy(*names)}") from first
         raise InputError(
-            f"weights {self.words}: no {' or '.join(names)} there; {self.remedy} that has it"
+            f"weights {self.words}: no {' or '.join(names)} there; {self.remedy(*names)}"
         )
 
     def _file(self, name: str) -> Path:

@@ -42,7 +42,7 @@ def training_plots(sources: Sequence[Source], models: Mapping[str, Model]) -> li
             if line is not None:  # one for each model, however many protocols it has
                 curves.setdefault(name, {})[model.weights] = line
     return [
-        _plot(list(lines.values()), key=f"training {name}", title=name, x="step")
+        _plot(list(lines.values()), key=f"training {name}", title=f"Training: {name}", x="step")
         for name, lines in curves.items()
     ]
 
@@ -60,7 +60,9 @@ def timestep_plots(evaluated: Evaluated) -> list[Markup]:
         lines = [line for line in found if line is not None]
         if lines:
             key = f"timestep {evaluated.name} {name}"
-            plots.append(_plot(lines, key=key, title=f"{name} by timestep", x="timestep"))
+            plots.append(
+                _plot(lines, key=key, title=f"{evaluated.name}: {name} by timestep", x="timestep")
+            )
     return plots
 
 

@@ -6,7 +6,8 @@ from typing import Final
 
 LETTER: Final = 6.3  # px a letter at the plots' font size, on average
 HEIGHT: Final = 13.0
-_GAP: Final = 8.0
+_GAP: Final = 7.0
+_TOLERATED: Final = 20.0  # px that a name may cover if it can be left out
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,32 @@ class Name:
     needed: bool
 
 
-def beside(names: Sequence[Name], *, within: Box) -> list[Box | None]:
-    """A box for each name near its point, where it covers least of points, earlier names and the
-    edge; None for one that is not needed and would cover any.
+def beside(names: Sequence[Name], *, within: Box, bars: Sequence[Box] = ()) -> list[Box | None]:
+    """A box for each name near its point, where it covers least of points, bars, earlier names and
+    the edge; None for one that is not needed and would cover any.
     """
-    taken = [Box(name.x - 4, name.y - 4, 8, 8) for name in names]
+    taken = [*bars, *(Box(name.x - 4, name.y - 4, 8, 8) for name in names)]
     result: list[Box | None] = []
     for name in names:
-        x, y, width = name.x, name.y, name.width
-        places = [
-            Box(x + _GAP, y - HEIGHT / 2, width, HEIGHT),
-            Box(x - _GAP - width, y - HEIGHT / 2, width, HEIGHT),
-            Box(x - width / 2, y + _GAP, width, HEIGHT),
-            Box(x - width / 2, y - _GAP - HEIGHT, width, HEIGHT),
-            Box(x + _GAP, y + _GAP, width, HEIGHT),
-            Box(x + _GAP, y - _GAP - HEIGHT, width, HEIGHT),
-            Box(x - _GAP - width, y + _GAP, width, HEIGHT),
-            Box(x - _GAP - width, y - _GAP - HEIGHT, width, HEIGHT),
-        ]
+        places = _places(name)
         faults = [_fault(box, taken, within) for box in places]
         fault = min(faults)
         best = places[faults.index(fault)]
-        if name.needed or fault == 0:
-            taken.append(best)
-        result.append(best if name.needed or fault == 0 else None)
+        kept = name.needed or fault < _TOLERATED
+        taken += [best] * kept
+        result.append(best if kept else None)
     return result
+
+
+def _places(name: Name) -> list[Box]:
+    """Beside the point, above and below it, then farther up and down."""
+    right, left = name.x + _GAP, name.x - _GAP - name.width
+    middle = name.y - HEIGHT / 2
+    places = [(right, middle), (left, middle)]
+    for step in (_GAP + HEIGHT / 2, _GAP + HEIGHT, _GAP + 2 * HEIGHT):
+        for x in (name.x - name.width / 2, right, left):
+            places += [(x, middle + step), (x, middle - step)]
+    return [Box(x, y, name.width, HEIGHT) for x, y in places]
 
 
 def _fault(box: Box, others: Sequence[Box], within: Box) -> float:

@@ -55,7 +55,7 @@ def percent(share: float | None) -> str:
     """A share of one, as 12.3 %."""
     if share is None or not math.isfinite(share):
         return DASH
-    return f"{fixed(100 * share, 1 if abs(share) < 0.9995 else 0)}{THIN}%"
+    return f"{fixed(100 * share, 1)}{THIN}%"
 
 
 def prefix(values: Iterable[float]) -> tuple[float, str]:

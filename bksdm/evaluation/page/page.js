@@ -22,3 +22,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A shadow at the right edge of what can be scrolled further.
+for (const box of document.querySelectorAll(".scroll")) {
+  const look = () => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+}

@@ -30,10 +30,10 @@ class PublishedModel:
 
 @dataclass(frozen=True)
 class Noise:
-    """What the same model scores over repeats of the same protocol: (least, most) by score."""
+    """Between what the same model scores over repeats of the same protocol, and who says so."""
 
     source: str
-    scores: Mapping[str, tuple[float, float]]
+    scores: str
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,7 @@ def published(protocol: str) -> Published | None:
         counted=values["counted"],
         names={name: tuple(ours) for name, ours in values["names"].items()},
         models=tuple(PublishedModel(**model) for model in values["models"]),
-        noise=None
-        if noise is None
-        else Noise(
-            noise["source"], {name: (low, high) for name, (low, high) in noise["scores"].items()}
-        ),
+        noise=None if noise is None else Noise(**noise),
     )
 
 

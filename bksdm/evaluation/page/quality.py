@@ -111,7 +111,7 @@ def _plot(evaluated: Evaluated, axis: Axis, points: list[Point]) -> Markup:
     with style():
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_axes(_FRAME)
-        for point in points:
+        for point in reversed(points):  # ours above published ones
             _draw(axes, point, point.cost / factor)
         unit = f"{letter}{axis.unit}"
         axes.set_xlabel(f"{axis.name}{f', {unit}' if unit else ''}")
@@ -156,6 +156,7 @@ def _name(axes: Axes, points: list[Point], factor: float) -> None:
             for (x, y), name, size, point in zip(places, names, sizes, points, strict=True)
         ],
         within=frame,
+        bars=_bars(axes, points, factor),
     )
     for point, name, size, box in zip(points, names, sizes, boxes, strict=True):
         if box is not None:
@@ -167,6 +168,18 @@ def _name(axes: Axes, points: list[Point], factor: float) -> None:
                 color=MUTED if point.model is None else model_colour(point.model.colour),
                 fontsize=size,
             )
+
+
+def _bars(axes: Axes, points: list[Point], factor: float) -> list[Box]:
+    """Where the intervals are drawn."""
+    bars = []
+    for point in points:
+        if point.low is not None and point.high is not None:
+            cost = point.cost / factor
+            ends = axes.transData.transform([(cost, point.low), (cost, point.high)])
+            (x, bottom), (_, top) = ends
+            bars.append(Box(float(x) - 1, float(bottom), 2, float(top - bottom)))
+    return bars
 
 
 def _words(point: Point, unit: str) -> str:

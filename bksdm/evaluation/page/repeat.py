@@ -11,6 +11,11 @@ from bksdm.evaluation.page.sources import Source
 
 _LONGEST: Final = 400  # letters of a value
 _TIMED: Final = ("machine", "settings", "dtype")  # how times were taken
+_COUNTS: Final = {
+    "parameters": "U-Net parameters",
+    "macs": "MACs of a U-Net call",
+    "macs_published": "the same as published",
+}
 
 Rows = Sequence[tuple[str, str]]
 
@@ -50,10 +55,12 @@ def _rows(source: Source) -> Rows:
     rows = [*flat(result.protocol), ("model", result.name), ("weights (sha256)", result.weights)]
     rows += flat(result.environment)
     unet = ((result.cost or {}).get("unet") or {}).get("total") or {}
-    rows += [(f"U-Net {name.replace('_', ' ')}", whole(value)) for name, value in unet.items()]
-    rows += flat(
-        {name: (result.speed or {})[name] for name in _TIMED if name in (result.speed or {})}
-    )
+    rows += [
+        (f"U-Net {name.replace('_', ' ').replace('macs', 'MACs')}", whole(value))
+        for name, value in unet.items()
+    ]
+    timing = {name: (result.speed or {}).get(name) for name in _TIMED}
+    rows += flat({name: value for name, value in timing.items() if value is not None}, "timing.")
     for score in result.scores:
         details = {name: value for name, value in score.details.items() if name != BY_TIMESTEP}
         how = f", interval: {score.interval}" if score.interval else ""

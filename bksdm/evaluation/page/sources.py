@@ -75,7 +75,8 @@ def results_files(name: str) -> list[Path]:
     files = [own] if own.is_file() else sorted(path.rglob(RESULTS))
     if not files:
         raise InputError(
-            f"{name}: no {RESULTS} in it or below; `bksdm evaluate model={name}` writes one"
+            f"{name}: no {RESULTS} in it or below; `bksdm evaluate model={name}` writes one below"
+            " its out= folder: name that"
         )
     return files
 

@@ -94,6 +94,7 @@ def inline(figure: Figure, *, name: str, title: str, description: str) -> Markup
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.S)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"#0[0-9a-f]{5}", lambda found: _OF_THE_PAGE.get(found[0], found[0]), text)
     pointed = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text))
     text = re.sub(

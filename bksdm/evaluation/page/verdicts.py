@@ -116,7 +116,7 @@ def comparison_row(comparison: Comparison, score: Score | None) -> ComparisonRow
     """A comparison in words."""
     gap, ratio, factor = comparison.difference, comparison.ratio, shown(score)
     value, low, high = factor * gap.value, factor * gap.low, factor * gap.high
-    places = decimals(value, width=high - low, digits=3)
+    places = decimals(value, width=high - low, digits=3) if low or high else 0
     points = " points" if factor != 1 else ""
     return ComparisonRow(
         score=comparison.score,

@@ -84,10 +84,10 @@ def test_weights_of_open_clip_give_the_same(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_there_are_named_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere.*expected a folder here"):
+    with pytest.raises(InputError, match=r"nowhere: no .*expected a folder that has it"):
         ClipScore(name="CLIP", weights=str(tmp_path / "nowhere")).begin(subject())
     hub = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
-    with pytest.raises(InputError, match=rf"{hub}.*hf download {hub} \(5.5 GB\)"):
+    with pytest.raises(InputError, match=rf"{hub}.*`hf download {hub}` \(5.5 GB\)"):
         ClipScore(name="CLIP", weights=hub).begin(subject())
 
 

@@ -65,6 +65,17 @@ def test_singular_covariances_are_exact_where_eigenvalues_of_the_product_are_not
     assert ours < 1e-12 < 1e-9 < theirs
 
 
+def test_singular_covariances_are_exact_for_any_two_sets() -> None:
+    """The overlap of two sets with fewer pictures than features, from the pictures themselves."""
+    first, second = random(20, 128, seed=7), random(30, 128, seed=8)
+    centred = [(rows - rows.mean(0)) / (len(rows) - 1) ** 0.5 for rows in (first, second)]
+    overlap = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    spread = sum(rows.square().sum() for rows in centred)
+    shift = (first.mean(0) - second.mean(0)).square().sum()
+    expected = (shift + spread - 2 * overlap).item()
+    assert frechet_distance(of(first), of(second)) == pytest.approx(expected, rel=1e-12)
+
+
 def test_one_picture_has_no_distance() -> None:
     lonely = FeatureSet(1, torch.zeros(2).double(), torch.full((2, 2), torch.nan).double())
     assert np.isnan(frechet_distance(lonely, lonely))

@@ -44,10 +44,26 @@ def test_the_crop_of_cmmd_comes_before_the_resize() -> None:
     torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
 
 
-def test_hps_pads_with_black() -> None:
-    found = Padded(size=20, antialias=True)(torch.full((1, 3, 10, 20), 255, dtype=torch.uint8))
+@pytest.mark.parametrize("upright", [False, True])
+def test_hps_pads_with_black(upright: bool) -> None:
+    lying = torch.full((1, 3, 11, 20), 255, dtype=torch.uint8)
+    found = Padded(size=20, antialias=True)(lying.mT if upright else lying)[0]
+    found = found.mT if upright else found
     white, black = prepared(Image.new("RGB", (1, 1), "white")), prepared(Image.new("RGB", (1, 1)))
-    assert found.shape == (1, 3, 20, 20)
-    torch.testing.assert_close(found[0, :, 5:15], white.expand(3, 10, 20))
-    torch.testing.assert_close(found[0, :, :5], black.expand(3, 5, 20))
-    torch.testing.assert_close(found[0, :, 15:], black.expand(3, 5, 20))
+    assert found.shape == (3, 20, 20)
+    torch.testing.assert_close(found[:, 4:15], white.expand(3, 11, 20))
+    torch.testing.assert_close(found[:, :4], black.expand(3, 4, 20))
+    torch.testing.assert_close(found[:, 15:], black.expand(3, 5, 20))
+
+
+def test_the_resize_of_hps_is_antialiased_unless_told() -> None:
+    pixels = picture(48, 48)
+    channels = [Image.fromarray(each.numpy().astype(np.float32)) for each in pixels[0]]
+    resized = [
+        each.resize((20, 20), Image.Resampling.BICUBIC) for each in channels
+    ]  # PIL always is
+    values = np.stack([np.asarray(each) / 255 for each in resized], axis=-1)
+    expected = torch.tensor((values - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1).float()
+    found, without = (Padded(size=20, antialias=each)(pixels)[0] for each in (True, False))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert float((without - expected).abs().max()) > 0.5

@@ -57,8 +57,11 @@ def test_hps_is_a_hundred_cosines_of_its_own_preprocessing(tmp_path: Path) -> No
 
 def test_a_missing_checkpoint_of_hps_is_named(tmp_path: Path) -> None:
     clip_folder(tmp_path)
-    with pytest.raises(InputError, match=r"xswu/HPSv2.*hf download xswu/HPSv2 \(2.0 GB\)"):
+    remedy = r"`hf download xswu/HPSv2 HPS_v2.1_compressed.pt` \(2.0 GB\)"
+    with pytest.raises(InputError, match=rf"weights xswu/HPSv2: .*{remedy}"):
         Hps(architecture=str(tmp_path)).begin(subject())
+    with pytest.raises(InputError, match=r"CLIP-ViT-H-14.* --include '\*.json' '\*.txt'`"):
+        Hps().begin(subject())
 
 
 def blip_state() -> State:

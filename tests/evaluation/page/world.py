@@ -1,5 +1,5 @@
-"""Finished evaluations on disk, made of the real dataclasses: a teacher and three students of the embedded world,
-and, without pictures, of SD v1.4 under the published protocol.
+"""Finished evaluations on disk, made of the real dataclasses: a teacher and three students of the
+embedded world, and, without pictures, SD v1.4 and a student under the published protocol.
 """
 
 import csv
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from bksdm.conf import __file__ as conf
+from hydra import compose, initialize_config_module
 from PIL import Image
 
+from bksdm.cli.config import built
 from bksdm.data.shapes import samples
 from bksdm.evaluation.comparison import compare
 from bksdm.evaluation.results import Against, ModelResult, write_items, write_results
@@ -25,15 +25,17 @@ from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
 
 PROMPTS = 64
 PLANS = {"runs/base": BASE, "runs/small": SMALL, "runs/tiny": TINY}
+HOSTILE = (
+    "<script>window.bad = 1</script>\"'><img src=x onerror='window.bad = 2'>$x$ {{ 7*7 }} &amp;"
+)
 DECIDING = "all attributes right"
 
 
 @cache
 def teacher_unet(name: str) -> dict[str, Any]:
     """The U-Net's config of a teacher of conf/teacher."""
-    values = yaml.safe_load((Path(conf).parent / "teacher" / f"{name}.yaml").read_text())
-    del values["_target_"]
-    return unet_config(TeacherSource(**values))
+    with initialize_config_module("bksdm.conf", version_base="1.3"):
+        return unet_config(built(compose("plan", [f"teacher={name}"]).teacher, TeacherSource))
 
 
 @cache
@@ -101,8 +103,12 @@ def shapes_result(name: str, number: int) -> ModelResult:
             mean(DECIDING, ids, right.astype(float), Better.HIGHER, percent=True),
             mean("latent MSE", ids, mse, Better.LOWER),
             replace(
-                mean("denoising loss", ids, loss + 0.02 * rng.standard_normal(PROMPTS), Better.LOWER),
-                details={"by timestep": [[t, 3 * loss / (1 + t / 90)] for t in range(50, 1000, 100)]},
+                mean(
+                    "denoising loss", ids, loss + 0.02 * rng.standard_normal(PROMPTS), Better.LOWER
+                ),
+                details={
+                    "by timestep": [[t, 3 * loss / (1 + t / 90)] for t in range(50, 1000, 100)]
+                },
             ),
             mean("SSIM", ids, 1 - 0.1 * number * rng.random(PROMPTS), Better.NEITHER),
         ),
@@ -113,8 +119,14 @@ def shapes_result(name: str, number: int) -> ModelResult:
         environment=environment(name),
         images="images",
         curves={
-            f"train/{term}_loss": [[s, scale * (0.2 + np.exp(-s / 150) + 0.05 * rng.random())] for s in steps]
-            for term, scale in (("task", 1 + 0.1 * number), ("output_kd", 0.5 + 0.1 * number), ("feature_kd", 20 * number))
+            f"train/{term}_loss": [
+                [s, scale * (0.2 + np.exp(-s / 150) + 0.05 * rng.random())] for s in steps
+            ]
+            for term, scale in (
+                ("task", 1 + 0.1 * number),
+                ("output_kd", 0.5 + 0.1 * number),
+                ("feature_kd", 20 * number),
+            )
         }
         if plan is not None
         else {},
@@ -147,7 +159,9 @@ def mean(
 
 def compared(result: ModelResult, baseline: ModelResult) -> ModelResult:
     """With its comparisons."""
-    found = [compare(ours, theirs) for ours, theirs in zip(result.scores, baseline.scores, strict=True)]
+    found = [
+        compare(ours, theirs) for ours, theirs in zip(result.scores, baseline.scores, strict=True)
+    ]
     comparisons = tuple(each for each in found if each is not None)
     against = Against(
         name=baseline.name,
@@ -172,7 +186,7 @@ def write_evaluation(result: ModelResult, folder: Path, *, number: int, side: in
             pixels = np.asarray(image.resize((side, side)), dtype=float)
             noisy = pixels + 12 * number * rng.standard_normal(pixels.shape)
             picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-            picture.save(folder / "images" / f"{i:06d}.png")
+            picture.save(folder / "images" / f"{i:06d}.png", compress_level=1)
     return folder
 
 
@@ -191,7 +205,11 @@ def published_results() -> list[ModelResult]:
     config = teacher_unet("sd14")
     rows: list[tuple[str, BlockPlan | None, dict[str, float]]] = [
         ("sd14", None, {"FID": 13.11, "Inception Score": 36.5, "CLIP score ViT-g-14": 0.2957}),
-        ("runs/sd14-small", SMALL, {"FID": 16.91, "Inception Score": 31.9, "CLIP score ViT-g-14": 0.2679}),
+        (
+            "runs/sd14-small",
+            SMALL,
+            {"FID": 16.91, "Inception Score": 31.9, "CLIP score ViT-g-14": 0.2679},
+        ),
     ]
     better = {"FID": Better.LOWER}
     results = [
@@ -220,3 +238,26 @@ def write_published(root: Path) -> list[Path]:
         folders.append(root / "coco30k_bksdm" / f"model-{i}")
         write_results([result], folders[-1] / "results.json")
     return folders
+
+
+def write_hostile(root: Path) -> Path:
+    """Two models of which every name is markup."""
+    teacher = shapes_result("shapes", 0)
+    scores = tuple(replace(each, name=f"{each.name} {HOSTILE}") for each in teacher.scores)
+    teacher = replace(
+        teacher,
+        name=HOSTILE,
+        scores=scores,
+        protocol={"name": HOSTILE, "decide": scores[0].name, HOSTILE: HOSTILE},
+        environment={"command": HOSTILE},
+        curves={HOSTILE: [[0, 1.0], [1, 0.5]]},
+    )
+    values = shapes_result("runs/small", 2).scores
+    other = tuple(replace(a, items=b.items) for a, b in zip(scores, values, strict=True))
+    small = replace(teacher, name=f"{HOSTILE} small", weights="5" * 64, scores=other)
+    for i, each in enumerate((teacher, compared(small, teacher))):
+        folder = write_evaluation(each, root / str(i), number=i)
+        prompts = [[f"{p:06d}", p, f"{p} {HOSTILE}"] for p in range(PROMPTS)]
+        with (folder / "prompts.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["id", "seed", "text"], *prompts])
+    return root

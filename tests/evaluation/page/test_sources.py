@@ -1,0 +1,89 @@
+"""What the user names, and which results it stands for."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bksdm.errors import InputError
+from bksdm.evaluation.page.sources import sources
+from bksdm.evaluation.results import write_items, write_results
+from tests.evaluation.page.world import DECIDING, PROMPTS, shapes_result, write_evaluation
+
+
+def test_a_file_its_folder_and_a_folder_above_are_the_same_results(shapes: list[Path]) -> None:
+    file, folder, above = shapes[1] / "results.json", shapes[1], shapes[1].parent
+    assert [s.result.name for s in sources([str(file)])] == ["runs/base"]
+    assert sources([str(file)]) == sources([str(folder)])
+    names = [source.result.name for source in sources([str(above), str(file)])]
+    assert names == ["shapes", "runs/base", "runs/small", "runs/tiny"]
+
+
+def test_items_prompts_and_pictures_come_along(shapes: list[Path]) -> None:
+    [source] = sources([str(shapes[0])])
+    score = source.result.score(DECIDING)
+    assert score is not None
+    assert score == shapes_result("shapes", 0).score(DECIDING)
+    assert len(source.prompts) == PROMPTS
+    path = source.picture("000003")
+    assert path is not None
+    assert path.is_file()
+
+
+def test_several_models_in_one_file_find_what_lies_beside_their_pictures(
+    shapes: list[Path],
+) -> None:
+    root = shapes[0].parent.parent
+    results = [
+        replace(shapes_result(name, i), images=f"{folder.relative_to(root)}/images")
+        for i, (name, folder) in enumerate([("shapes", shapes[0]), ("runs/base", shapes[1])])
+    ]
+    write_results(results, root / "all.json")
+    both = sources([str(root / "all.json")])
+    values = [source.result.score("latent MSE") for source in both]
+    assert [score.items for score in values if score] == [
+        score.items for result in results if (score := result.score("latent MSE"))
+    ]
+
+
+def test_of_the_same_weights_and_protocol_the_newest_counts(tmp_path: Path) -> None:
+    old, new = shapes_result("old name", 0), shapes_result("new name", 0)
+    new = replace(new, environment={"date": "2026-11-21T00:00:00+00:00"})
+    write_results([new], tmp_path / "new" / "results.json")
+    write_results([old], tmp_path / "old" / "results.json")
+    for order in (["new", "old"], ["old", "new"]):
+        found = sources([str(tmp_path / name) for name in order])
+        assert [source.result.name for source in found] == ["new name"]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_nothing_there_says_what_to_do(tmp_path: Path, made: bool) -> None:
+    place = tmp_path / "runs" / "nobody"
+    if made:
+        place.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"runs/nobody.*bksdm evaluate"):
+        sources([str(place)])
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    folder = write_evaluation(shapes_result("shapes", 0), tmp_path / "a", number=0)
+    (folder / "items.csv").write_text("score,item,value\nx,y,many\n")
+    with pytest.raises(InputError, match=r"items\.csv.*evaluate again"):
+        sources([str(folder)])
+    write_items((), folder)
+    (folder / "prompts.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"prompts\.csv.*evaluate again"):
+        sources([str(folder)])
+    (folder / "results.json").write_text("{}")
+    with pytest.raises(InputError, match=r"results\.json.*evaluate again"):
+        sources([str(folder)])
+
+
+def test_without_items_and_prompts_results_are_still_read(tmp_path: Path) -> None:
+    folder = write_evaluation(shapes_result("shapes", 0), tmp_path / "a", number=0)
+    os.remove(folder / "items.csv")
+    os.remove(folder / "prompts.csv")
+    [source] = sources([str(folder)])
+    assert source.prompts == {}
+    assert all(score.items is None for score in source.result.scores)
