@@ -30,6 +30,6 @@ def run(config: DictConfig) -> int:
         Path(config.checkpoint) if config.checkpoint else folder.checkpoint, weights=config.weights
     )
     out = Path(config.out) if config.out else folder.student
-    export_student(teacher, student, out)
+    export_student(teacher, student, out, guidance=of_run.samples.sampling.guidance)
     print(f"student: {out} ({config.weights} weights, reloaded and compared)")
     return 0

@@ -20,7 +20,7 @@ VERBS = {
     "check": "what a run's shards hold, what it will cost, and what would stop it; trains nothing",
     "encode": "image shards to latent shards, on any number of processes; resumes",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
-    "generate": "prompts to PNG files and a grid, from any diffusers folder, a run or the Hub",
+    "generate": "prompts to PNG files and a grid, of one model, or of several side by side",
     "evaluate": "a named protocol for one model, or for several side by side",
     "report": "one HTML page of what was measured: bksdm report runs/a runs/b",
     "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
@@ -30,6 +30,7 @@ POSITIONAL = {"report": "model"}  # verbs that take bare arguments, and which se
 
 TEXTS = (  # free text, where Hydra has a grammar
     "prompt",
+    "prompts",
     "data.shards",
     "data.validation_shards",
     "shards",

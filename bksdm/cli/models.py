@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.config import built
 from bksdm.errors import InputError
-from bksdm.export.pipeline import load_pipeline
+from bksdm.export.pipeline import folder_guidance, load_pipeline
 from bksdm.models.source import TeacherSource, embedded_folder, unet_config
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.folder import RunFolder
 
 EMBEDDED: Final = "shapes"
+_GUIDANCE: Final = "samples.sampling.guidance"
 _POINTS: Final = 300  # of a curve
 
 
@@ -45,20 +46,50 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
     Raises:
         InputError: nothing there.
     """
+    return load_pipeline(location(name))
+
+
+def location(name: str) -> Path | str:
+    """The diffusers folder or the Hub id that a name stands for.
+
+    Raises:
+        InputError: no such folder.
+    """
     if name == EMBEDDED:
-        return load_pipeline(embedded_folder(EMBEDDED))
+        return embedded_folder(EMBEDDED)
     folder = RunFolder(Path(name))
     if folder.config.exists():
         if not folder.student.exists():
             raise InputError(
                 f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"
             )
-        return load_pipeline(folder.student)
-    if not folder.path.exists() and folder.path.parent != Path() and folder.path.parent.is_dir():
+        return folder.student
+    if not folder.path.exists() and not _may_be_hub_id(name):
         raise InputError(
             f"model {name}: nothing there; expected a run, a diffusers folder or a Hub id"
         )
-    return load_pipeline(name)
+    return name
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """False for what can only be a path, or is most likely one that is misspelt."""
+    owner, *rest = Path(name).parts
+    return name[:1] not in (".", "/", "~") and (
+        not rest or (len(rest) == 1 and not Path(owner).is_dir())
+    )
+
+
+def guidance_of(name: str) -> float | None:
+    """The guidance scale that suits a model by its own word: that of the sample grids of its run,
+    or what its folder says; None for a folder or a Hub id that says nothing.
+
+    Raises:
+        InputError: no such folder.
+    """
+    settings = run_settings(name)
+    if settings is not None and (found := OmegaConf.select(settings, _GUIDANCE)) is not None:
+        return float(found)
+    return folder_guidance(Path(location(name)))
 
 
 def named_model(name: str) -> NamedModel:

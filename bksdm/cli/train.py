@@ -271,7 +271,8 @@ def _finish(run: Run, rest: Rest) -> None:
     config, folder, teacher = run.config, run.folder, rest.teacher
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(rest.checkpoint)
-    export_student(teacher, student, folder.student)
+    guidance = config.samples.sampling.guidance
+    export_student(teacher, student, folder.student, guidance=guidance)
     print(
         f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
     )

@@ -1,15 +1,20 @@
 """A student as a stock diffusers folder, and the proof that the folder holds what was trained."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Final
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
+from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
+
+SAMPLING: Final = "sampling.json"  # beside model_index.json; stock diffusers does not look at it
 
 
 def assemble(teacher: Teacher, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
@@ -57,9 +62,22 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path) -> None:
+def export_student(
+    teacher: Teacher,
+    student: UNet2DConditionModel,
+    folder: Path,
+    *,
+    guidance: float | None = None,
+) -> None:
     """Write the student with the teacher's other parts, reload the folder, compare, and only then
     give it its name.
+
+    Args:
+        teacher: whose other parts it shares.
+        student: the U-Net.
+        folder: to write, or to replace.
+        guidance: classifier-free guidance scale that suits it, for `folder_guidance`; None says
+            nothing.
 
     Raises:
         InputError: the folder holds something else.
@@ -73,10 +91,36 @@ def export_student(teacher: Teacher, student: UNet2DConditionModel, folder: Path
     for tensor in student.parameters():
         tensor.data = tensor.data.contiguous()  # some readers refuse channels_last tensors
     pipeline.save_pretrained(temporary)
+    if guidance is not None:
+        write_guidance(temporary, guidance)
     open_to_others(temporary)
     compare(student, load_pipeline(temporary).unet)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def write_guidance(folder: Path, guidance: float) -> None:
+    """Say in a diffusers folder which guidance scale suits it, as an argument of the pipeline's
+    call: model_index.json has no place for that.
+    """
+    (folder / SAMPLING).write_text(json.dumps({"guidance_scale": float(guidance)}) + "\n")
+
+
+def folder_guidance(folder: Path) -> float | None:
+    """The guidance scale that a diffusers folder says of itself; None where it says none.
+
+    Raises:
+        InputError: what it says is no number.
+    """
+    path = folder / SAMPLING
+    if not path.is_file():
+        return None
+    try:
+        guidance = json.loads(path.read_text())["guidance_scale"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: expected {{"guidance_scale": a number}}') from error
+    expected.number(f"{path}: guidance_scale", guidance, least=0)
+    return float(guidance)
 
 
 def open_to_others(folder: Path) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from bksdm.evaluation.attributes import OutlineNet
+from bksdm.export.pipeline import write_guidance
 
 from . import outline, score, text, unet, vae
 
@@ -108,6 +109,7 @@ def pack(work: Path, out: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out)
+    write_guidance(out, score.PROTOCOL.sampling.guidance)
     for config in out.rglob("config.json"):  # where the parts lay here is nobody's business
         values = json.loads(config.read_text())
         values.pop("_name_or_path", None)

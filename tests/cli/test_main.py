@@ -75,7 +75,7 @@ def test_help_lists_every_verb(run_cli: Cli, capsys: pytest.CaptureFixture[str])
         (["plan", "format=xml"], ["xml", "json"]),
         (["plan", "teacher=/no/such/folder"], ["/no/such/folder"]),
         (["generate", "model=/no/such/model", "prompt=x"], ["/no/such/model"]),
-        (["generate", "model=shapes"], ["prompt= is missing"]),
+        (["generate", "model=shapes"], ["prompt= and prompts= are both missing"]),
         (["evaluate", "model=nobody/nothing", "baseline=null"], ["nobody/nothing"]),
         (["export", "run=runs/none"], ["runs/none"]),
         (["prepare", "source.train_samples=0"], ["source.train_samples=0"]),

@@ -6,7 +6,6 @@ import torch
 
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling, generate, write_png
-from bksdm.evaluation.grid import grid
 from bksdm.evaluation.measures.attributes import share
 from bksdm.evaluation.prompts import from_texts, shapes_prompts
 from bksdm.evaluation.score import Items
@@ -50,17 +49,6 @@ def test_png_files_hold_the_pixels(teacher: Teacher, tmp_path: Path) -> None:
     )
     assert np.array_equal(
         np.asarray(Image.open(write_png(item, tmp_path))), item.pixels.permute(1, 2, 0).numpy()
-    )
-
-
-def test_a_grid_shows_every_picture() -> None:
-    red, blue = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    red[0], blue[2] = 255, 255
-    sheet = np.asarray(grid({"one": [red, red], "two": [blue, blue]}, ["first", "second"]))
-    assert (
-        (sheet == (255, 0, 0)).all(-1).sum()
-        == (sheet == (0, 0, 255)).all(-1).sum()
-        == 2 * 128 * 128
     )
 
 
