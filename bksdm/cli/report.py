@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from bksdm.atomic import replacing
+from bksdm.cli.config import folder
 from bksdm.errors import InputError
 from bksdm.evaluation.page.page import page
 from bksdm.evaluation.page.sources import sources
@@ -19,7 +20,7 @@ def run(config: DictConfig) -> int:
     out = Path(str(config.out)).expanduser()
     if out.is_dir():
         raise InputError(f"out={out} is a folder; expected a file, e.g. out={out / 'report.html'}")
-    found = sources(names)
+    found = sources(names, evaluations=folder(config, "evaluations"))
     html = page(found, title=None if config.title is None else str(config.title))
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:

@@ -28,7 +28,7 @@ from bksdm.evaluation.measure import Pictures
 from bksdm.evaluation.prompts import Prompt
 
 IMAGES: Final = "images"
-_DIGITS: Final = 8
+DIGITS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def gallery_of(
         "keeping": vars(keeping),
         **own,
     }
-    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:DIGITS]
     folder = root / f"{slug(name)}-{digest}"
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     with replacing(folder / "generation.json") as temporary:

@@ -36,8 +36,8 @@ def test_a_page_of_runs(run_cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["runs/none"], ["runs/none", "nothing there", "bksdm evaluate"]),
-        (["."], ["no results.json", "bksdm evaluate"]),
+        (["runs/none"], ["runs/none: no results there", "bksdm evaluate"]),
+        (["."], [".: no results there", "bksdm evaluate"]),
         ([], ["model= is missing"]),
         (["model=[]"], ["model=[]"]),
         (["runs/none", "out=."], ["out=.", "folder"]),

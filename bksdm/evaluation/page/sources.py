@@ -1,16 +1,20 @@
 """From what the user names to results with their items, prompts and pictures."""
 
 import csv
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from bksdm.errors import InputError
+from bksdm.evaluation.gallery import DIGITS as GALLERY_DIGITS
+from bksdm.evaluation.gallery import slug
 from bksdm.evaluation.results import ITEMS, RESULTS, ModelResult, read_items, read_results
 from bksdm.evaluation.score import Items
 
 PROMPTS: Final = "prompts.csv"
+EVALUATIONS: Final = Path("evaluation")
 
 
 @dataclass(frozen=True)
@@ -41,26 +45,55 @@ class Source:
         return self.folder / self.result.images / f"{prompt}{self.result.suffix}"
 
 
-def sources(names: Sequence[str]) -> list[Source]:
-    """The results that files, folders and runs hold, in the order of the names; of the same weights
-    under the same protocol the newest.
+def sources(names: Sequence[str], *, evaluations: Path = EVALUATIONS) -> list[Source]:
+    """The results of files, folders, runs and models, in the order of the names, after the
+    baselines that they were compared with; of the same weights under the same protocol the newest.
+
+    Args:
+        names: what the user named.
+        evaluations: where `bksdm evaluate` writes.
 
     Raises:
         InputError: nothing there, or a file that is no results file.
     """
-    found: dict[tuple[str, str], tuple[str, Source]] = {}
-    for name in names:
-        for file in results_files(name):
-            for source in _read(file, named=name):
-                key = source.result.weights, source.protocol
-                date = str(source.result.environment.get("date", ""))  # ISO, UTC
-                if key not in found or found[key][0] < date:
-                    found[key] = date, source
-    return [source for _, source in found.values()]
+    named = [
+        source
+        for name in names
+        for file in results_files(name, evaluations=evaluations)
+        for source in _read(file, named=name)
+    ]
+    found: dict[tuple[str, str], Source] = {}
+    for source in [*_baselines(named, evaluations), *named]:
+        key = source.result.weights, source.protocol
+        if key not in found or _date(found[key]) < _date(source):
+            found[key] = source
+    return list(found.values())
 
 
-def results_files(name: str) -> list[Path]:
-    """The results files that a name stands for.
+def _date(source: Source) -> str:
+    return str(source.result.environment.get("date", ""))  # ISO, UTC
+
+
+def _baselines(named: Sequence[Source], evaluations: Path) -> list[Source]:
+    """Those of the named that are not among them."""
+    there = {(source.result.weights, source.protocol) for source in named}
+    wanted = {
+        (against.weights, source.protocol) for source in named for against in source.result.against
+    }
+    result = []
+    for protocol in sorted({protocol for _, protocol in wanted - there}):
+        for file in sorted((evaluations / protocol).glob(f"*/{RESULTS}")):
+            result += [
+                source
+                for source in _read(file, named=str(file.parent))
+                if (source.result.weights, protocol) in wanted - there
+            ]
+    return result
+
+
+def results_files(name: str, *, evaluations: Path) -> list[Path]:
+    """The results files that a name stands for: itself, those in the folder, and those that
+    `bksdm evaluate` wrote of the model.
 
     Raises:
         InputError: there is none.
@@ -68,17 +101,15 @@ def results_files(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise InputError(
-            f"{name}: nothing there; expected a results file, or a folder or run with one;"
-            " `bksdm evaluate` writes them"
-        )
     # Its own first: a run's names models as training does; the others are of `bksdm evaluate`.
-    files = sorted(path.rglob(RESULTS), key=lambda file: (len(file.parts), file))
+    own = sorted(path.rglob(RESULTS), key=lambda file: (len(file.parts), file))
+    digits = "[0-9a-f]" * GALLERY_DIGITS
+    of_model = sorted(evaluations.glob(f"*/{glob.escape(slug(name))}-{digits}/{RESULTS}"))
+    files = list(dict.fromkeys([*own, *of_model]))
     if not files:
         raise InputError(
-            f"{name}: no {RESULTS} in it or below; `bksdm evaluate model={name}` writes one below"
-            " its out= folder: name that"
+            f"{name}: no results there, nor of it in {evaluations}; `bksdm evaluate model={name}`"
+            " writes them"
         )
     return files
 

@@ -8,7 +8,7 @@ import pytest
 
 from bksdm.errors import InputError
 from bksdm.evaluation.page.sources import sources
-from bksdm.evaluation.results import write_items, write_results
+from bksdm.evaluation.results import Against, write_items, write_results
 from tests.evaluation.page.world import DECIDING, PROMPTS, shapes_result, write_evaluation
 
 
@@ -97,3 +97,23 @@ def test_without_items_and_prompts_results_are_still_read(tmp_path: Path) -> Non
     [source] = sources([str(folder)])
     assert source.prompts == {}
     assert all(score.items is None for score in source.result.scores)
+
+
+def test_a_model_s_name_stands_for_its_evaluations_and_their_baseline(tmp_path: Path) -> None:
+    root = tmp_path / "evaluation"
+    teacher, student = shapes_result("shapes", 0), shapes_result("runs/a", 1)
+    student = replace(
+        student,
+        against=(
+            Against(name="shapes", weights=teacher.weights, deciding=DECIDING, comparisons=()),
+        ),
+    )
+    write_results([teacher], root / "shapes" / "shapes-0123abcd" / "results.json")
+    write_results([student], root / "shapes" / "runs-a-4567abcd" / "results.json")
+    write_results(
+        [shapes_result("runs/a-2", 2)], root / "shapes" / "runs-a-2-89ababcd/results.json"
+    )
+    found = [each.result.name for each in sources(["runs/a"], evaluations=root)]
+    assert found == ["shapes", "runs/a"]
+    with pytest.raises(InputError, match="runs/b: no results there"):
+        sources(["runs/b"], evaluations=root)
