@@ -52,17 +52,15 @@ def _to_start(devices: object, process: Process, gpus: int) -> int:
 
 def _models(config: DictConfig) -> tuple[list[NamedModel], bool]:
     """The models, after their baseline if there is one."""
-    names = [
-        str(name)
-        for name in (config.model if isinstance(config.model, ListConfig) else [config.model])
-    ]
-    if not names:
-        raise InputError("model=[]: expected at least one")
+    given = config.model if isinstance(config.model, ListConfig) else [config.model]
+    if not given or None in given:
+        raise InputError(f"model={config.model}: expected the name of at least one")
+    names = [_name(each) for each in given]
     models = [named_model(name) for name in dict.fromkeys(names)]
     if config.baseline is None:
         return models, False
     if config.baseline != AUTO:
-        first = str(config.baseline)
+        first = _name(config.baseline)
         others = [model for model in models if model.name != first]
         found = [model for model in models if model.name == first] or [named_model(first)]
         return found + others, True
@@ -70,3 +68,7 @@ def _models(config: DictConfig) -> tuple[list[NamedModel], bool]:
     if teacher is None:
         return models, len(models) > 1
     return [teacher, *(model for model in models if model.name != teacher.name)], True
+
+
+def _name(given: object) -> str:
+    return str(given).rstrip("/") or "/"

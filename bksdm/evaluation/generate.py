@@ -47,6 +47,8 @@ class Sampling:
         expected.number("sampling.guidance", self.guidance, least=0)
         if self.size is not None:
             expected.count("sampling.size", self.size, least=8)
+            if self.size % 8:
+                raise InputError(f"sampling.size={self.size}: expected a multiple of 8")
         if self.dtype is not None:
             expected.one_of("sampling.dtype", self.dtype, ("float16", "bfloat16", "float32"))
         if self.scheduler is not None:

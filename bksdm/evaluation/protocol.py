@@ -33,8 +33,10 @@ class Protocol:
     latents: bool = False
 
     def __post_init__(self) -> None:
-        if not self.wanted:
-            raise InputError(f"protocol {self.name}: measures={{}}; expected at least one")
+        if not self.measures or not self.wanted:
+            raise InputError(
+                f"protocol {self.name}: measures={self.measures}; expected at least one"
+            )
 
     @property
     def wanted(self) -> list[Measure]:

@@ -11,7 +11,7 @@ from bksdm.evaluation.score import Score
 
 WIDTH: Final = 80
 _GAP: Final = 2
-LEGEND: Final = "[low, high]: 95 % interval; of times the middle half. (%): beside the first model"
+LEGEND: Final = "[low, high]: 95 % interval, of times the middle half; (%): beside the first"
 
 Row = tuple[str, Callable[[ModelResult], str]]
 

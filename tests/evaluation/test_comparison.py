@@ -113,7 +113,7 @@ def test_the_verdict_knows_which_way_is_good(
 def test_right_and_wrong_answers_are_judged_by_those_that_differ(
     won: int, lost: int, verdict: Verdict
 ) -> None:
-    """McNemar's exact test says p = 0.0015 for 20 : 4 and p = 0.83 for 12 : 10, however many tie."""
+    """McNemar's exact test: p = 0.0015 for 20 : 4, p = 0.83 for 12 : 10, however many tie."""
     ours = [1.0] * won + [0.0] * lost + [1.0] * 60 + [0.0] * 16
     theirs = [0.0] * won + [1.0] * lost + [1.0] * 60 + [0.0] * 16
     found = compared(ours, theirs)

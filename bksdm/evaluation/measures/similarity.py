@@ -19,6 +19,7 @@ from bksdm.evaluation.score import Better, Score
 
 LATENT_MSE: Final = "latent MSE to baseline"
 SSIM: Final = "SSIM to baseline"
+_BORDER: Final = 5  # half of the window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class LatentMse:
 
 @dataclass(frozen=True, kw_only=True)
 class Ssim:
-    """Structural similarity of the pictures (Wang et al. 2004; torchmetrics, 11x11 Gaussian)."""
+    """Structural similarity of the pictures (Wang et al. 2004: 11x11 Gaussian, sigma 1.5, mean over
+    the places where it lies within the picture; planes of RGB, averaged).
+    """
 
     def begin(self, subject: Subject) -> "_ToBaseline":
         """Nothing to load."""
@@ -80,6 +83,9 @@ def _ssim(ours: Pictures, theirs: Pictures) -> Tensor:
             " protocol.sampling.size"
         )
     pair = (ours.pixels.float() / 255, theirs.pixels.float() / 255)
-    found = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)
-    return found.reshape(len(ours.pixels))
+    # The mean is ours: whether torchmetrics' own takes in the border, where the window reaches over
+    # mirrored pixels, depends on its version. The paper's does not.
+    _, places = structural_similarity_index_measure(
+        *pair, data_range=1.0, reduction="none", return_full_image=True
+    )
+    return places[..., _BORDER:-_BORDER, _BORDER:-_BORDER].flatten(1).mean(1)
