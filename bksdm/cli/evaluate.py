@@ -8,7 +8,7 @@ from bksdm.cli.evaluating import Plan, evaluate_models
 from bksdm.cli.models import NamedModel, named_model, teacher_of
 from bksdm.cli.start import start_processes
 from bksdm.errors import InputError
-from bksdm.evaluation.latency import LatencySettings
+from bksdm.evaluation.cost.latency import LatencySettings
 from bksdm.evaluation.protocol import Protocol
 from bksdm.processes import Process, this_process
 from bksdm.training.peers import joined

@@ -11,12 +11,12 @@ import torch
 
 from bksdm.cli.models import NamedModel
 from bksdm.cli.progress import Progress
+from bksdm.evaluation.cost.image_cost import image_cost, parts_of_pipeline
+from bksdm.evaluation.cost.latency import LatencySettings, pipeline_latency
 from bksdm.evaluation.environment import environment
 from bksdm.evaluation.evaluate import Baseline, against, evaluate, ready
 from bksdm.evaluation.fingerprint import fingerprint, part_hashes
 from bksdm.evaluation.gallery import IMAGES, Gallery, gallery_of, prompts_hash
-from bksdm.evaluation.image_cost import image_cost, parts_of_pipeline
-from bksdm.evaluation.latency import LatencySettings, pipeline_latency
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.report import LEGEND, cost_table, score_table, verdicts

@@ -21,9 +21,17 @@ from bksdm.cli.progress import Progress
 from bksdm.data.listing import CocoSource
 from bksdm.data.record import write_text
 from bksdm.errors import InputError
-from bksdm.evaluation.coco import PARTS
-from bksdm.evaluation.coco_choice import Choice, Chosen, Published
-from bksdm.evaluation.coco_reference import (
+from bksdm.evaluation.coco.choice import Choice, Chosen, Published
+from bksdm.evaluation.coco.official import PARTS
+from bksdm.evaluation.coco.photographs import kept_batches
+from bksdm.evaluation.coco.provenance import (
+    PROVENANCE,
+    read_provenance,
+    sha256_of,
+    sha256_of_set,
+    write_provenance,
+)
+from bksdm.evaluation.coco.reference import (
     CocoCopy,
     CocoReference,
     check_zip,
@@ -31,17 +39,9 @@ from bksdm.evaluation.coco_reference import (
     read_copy,
     reference_names,
 )
+from bksdm.evaluation.coco.reference_pass import in_folder, reference_files, write_all
 from bksdm.evaluation.measures.on_features import OnFeatures
-from bksdm.evaluation.photographs import kept_batches
 from bksdm.evaluation.prompt_files import prompts_text
-from bksdm.evaluation.provenance import (
-    PROVENANCE,
-    read_provenance,
-    sha256_of,
-    sha256_of_set,
-    write_provenance,
-)
-from bksdm.evaluation.reference_pass import in_folder, reference_files, write_all
 from bksdm.export.pipeline import best_device
 
 OF_REFERENCES: Final = ("reference", "reference_prompts", "allow_partial")

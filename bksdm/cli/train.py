@@ -28,8 +28,8 @@ from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
 from bksdm.cli.student import cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
+from bksdm.evaluation.cost.latency import LatencySettings
 from bksdm.evaluation.generate import Sampling
-from bksdm.evaluation.latency import LatencySettings
 from bksdm.evaluation.prompts import from_texts
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import write_results

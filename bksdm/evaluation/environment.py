@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 import bksdm
-from bksdm.evaluation.machine import machine
+from bksdm.evaluation.cost.machine import machine
 
 PACKAGES: Final = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
 

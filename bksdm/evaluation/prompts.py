@@ -10,8 +10,8 @@ import numpy as np
 from bksdm import expected
 from bksdm.data.shapes import sample_scene
 from bksdm.errors import InputError
+from bksdm.evaluation.coco.provenance import check_prompts
 from bksdm.evaluation.prompt_files import read_prompt_rows
-from bksdm.evaluation.provenance import check_prompts
 
 
 @dataclass(frozen=True)

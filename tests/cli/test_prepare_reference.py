@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.evaluation import coco
-from bksdm.evaluation.photographs import InFolder
+from bksdm.evaluation.coco import official
+from bksdm.evaluation.coco.photographs import InFolder
+from bksdm.evaluation.coco.provenance import sha256_of
 from bksdm.evaluation.prompts import CocoPrompts
-from bksdm.evaluation.provenance import sha256_of
 from bksdm.evaluation.reference import read_reference
-from tests.evaluation.tiny_coco import TinyCoco, file_name, make_coco
+from tests.evaluation.coco.tiny_coco import TinyCoco, file_name, make_coco
 
 Cli = Callable[..., int]
 OUT = Path("data/coco/coco30k_bksdm")
 # The protocol with a network that every machine has.
 NETWORK = (
-    "reference.protocol.measures.inception.network._target_=tests.evaluation.tiny_coco.MeanColor"
+    "reference.protocol.measures.inception.network._target_="
+    "tests.evaluation.coco.tiny_coco.MeanColor"
 )
 SETTINGS = ("reference=coco30k_bksdm", NETWORK, "workers=1")
 COUNT = "reference.protocol.prompts.count"
@@ -32,7 +33,7 @@ def tiny(tmp_path: Path) -> TinyCoco:
 @pytest.fixture
 def official(tiny: TinyCoco, monkeypatch: pytest.MonkeyPatch) -> TinyCoco:
     """The made-up copy is all of val2014."""
-    monkeypatch.setitem(coco.PARTS, "val2014", tiny.part)
+    monkeypatch.setitem(official.PARTS, "val2014", tiny.part)
     return tiny
 
 

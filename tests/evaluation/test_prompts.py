@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from bksdm.errors import InputError
+from bksdm.evaluation.coco.provenance import PROVENANCE, sha256_of, write_provenance
 from bksdm.evaluation.prompt_files import prompts_text
 from bksdm.evaluation.prompts import CocoPrompts, FilePrompts, Prompt, ShapesPrompts
-from bksdm.evaluation.provenance import PROVENANCE, sha256_of, write_provenance
 
 ROWS = [("one", 'a "cat",\n on a mat'), ("two", "ein großer Hund"), ("three.x-1", "狗 🐕")]
 READ = [

@@ -18,14 +18,14 @@ from diffusers import (
 )
 
 from bksdm.errors import InputError
-from bksdm.evaluation.generate import Sampling, generate
-from bksdm.evaluation.image_cost import (
+from bksdm.evaluation.cost.image_cost import (
     PipelineParts,
     image_cost,
     parts_of_configs,
     parts_of_pipeline,
     unet_calls,
 )
+from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.prompts import from_texts
 from bksdm.export.pipeline import assemble
 from bksdm.models.source import TeacherSource, architecture

@@ -13,17 +13,17 @@ from PIL import Image
 
 from bksdm.errors import InputError
 from bksdm.evaluation import reference_pass
-from bksdm.evaluation.coco import PARTS, Captions, read_captions
-from bksdm.evaluation.coco_choice import FirstListed, LowestId, Published
-from bksdm.evaluation.coco_reference import check_zip, choose, read_copy
+from bksdm.evaluation.coco.choice import FirstListed, LowestId, Published
+from bksdm.evaluation.coco.official import PARTS, Captions, read_captions
+from bksdm.evaluation.coco.photographs import Kept, kept, kept_batches, photographs
+from bksdm.evaluation.coco.reference import check_zip, choose, read_copy
+from bksdm.evaluation.coco.reference_pass import write_all
 from bksdm.evaluation.keeping import Keeping, read_picture
 from bksdm.evaluation.measures.frechet import Frechet
 from bksdm.evaluation.measures.kernel import Kernel
 from bksdm.evaluation.measures.on_features import OnFeatures
-from bksdm.evaluation.photographs import Kept, kept, kept_batches, photographs
 from bksdm.evaluation.reference import read_reference
-from bksdm.evaluation.reference_pass import write_all
-from tests.evaluation.tiny_coco import (
+from tests.evaluation.coco.tiny_coco import (
     HOSTILE,
     Deadly,
     MeanColor,

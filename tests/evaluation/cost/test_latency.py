@@ -11,9 +11,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from bksdm.errors import InputError
-from bksdm.evaluation.generate import Sampling
-from bksdm.evaluation.image_cost import unet_calls
-from bksdm.evaluation.latency import (
+from bksdm.evaluation.cost.image_cost import unet_calls
+from bksdm.evaluation.cost.latency import (
     LatencyReport,
     LatencySettings,
     ModelLatency,
@@ -21,7 +20,8 @@ from bksdm.evaluation.latency import (
     unet_call,
     weight_bytes,
 )
-from bksdm.evaluation.timing import Quartiles, quartiles, ratios, samples_in_turn
+from bksdm.evaluation.cost.timing import Quartiles, quartiles, ratios, samples_in_turn
+from bksdm.evaluation.generate import Sampling
 from bksdm.models.cost import parameter_count
 from tests.conftest import tiny_pipeline, tiny_unet
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bksdm.evaluation.coco import Part
+from bksdm.evaluation.coco.official import Part
 from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity
 
 # Newlines, quotes, commas, what spreadsheets take for a formula, another script, an emoji.

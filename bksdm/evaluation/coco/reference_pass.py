@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bksdm.atomic import replacing
+from bksdm.evaluation.coco.photographs import Kept
 from bksdm.evaluation.keeping import Keeping
 from bksdm.evaluation.measures.features import Extractor
 from bksdm.evaluation.measures.on_features import OnFeatures
-from bksdm.evaluation.photographs import Kept
 from bksdm.evaluation.reference import BASELINE
 
 PARTS: Final = "parts"

@@ -12,7 +12,7 @@ import numpy as np
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.evaluation.coco import Caption, Captions
+from bksdm.evaluation.coco.official import Caption, Captions
 from bksdm.evaluation.prompt_files import table_rows
 
 # Share of a published list's texts that may be no caption of their picture, word for word. More is

@@ -10,14 +10,14 @@ from typing import Final
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.evaluation.coco import PARTS, Captions, Part, check_complete, read_captions
-from bksdm.evaluation.coco_choice import Choice, Chosen
+from bksdm.evaluation.coco.choice import Choice, Chosen
+from bksdm.evaluation.coco.official import PARTS, Captions, Part, check_complete, read_captions
+from bksdm.evaluation.coco.photographs import Photographs, photographs, read_member
+from bksdm.evaluation.coco.reference_pass import reference_files
 from bksdm.evaluation.measures.on_features import OnFeatures
-from bksdm.evaluation.photographs import Photographs, photographs, read_member
 from bksdm.evaluation.prompt_files import usable_rows
 from bksdm.evaluation.prompts import CocoPrompts
 from bksdm.evaluation.protocol import Protocol
-from bksdm.evaluation.reference_pass import reference_files
 
 PICTURES: Final = ("all", "chosen")
 

@@ -17,14 +17,14 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from bksdm.errors import InputError
-from bksdm.evaluation.generate import Sampling, generate
-from bksdm.evaluation.machine import Machine, machine
-from bksdm.evaluation.prompts import from_texts
-from bksdm.evaluation.timing import (
+from bksdm.evaluation.cost.machine import Machine, machine
+from bksdm.evaluation.cost.timing import (
     Call,
     Measured,
     Stopwatch,
 )
+from bksdm.evaluation.generate import Sampling, generate
+from bksdm.evaluation.prompts import from_texts
 from bksdm.expected import count
 
 WARM_UP_STEPS: Final = 4  # of an image's: every shape and kernel comes in the first steps
