@@ -51,7 +51,7 @@ def made_by(model: str, pipeline: StableDiffusionPipeline, sampling: Sampling) -
         sampling.steps,
         float(sampling.guidance),
         sampling.scheduler or type(pipeline.scheduler).__name__,
-        json.dumps(dict(sampling.scheduler_settings), sort_keys=True),
+        json.dumps(dict(sampling.scheduler_settings or {}), sort_keys=True),
         sampling.dtype or str(pipeline.unet.dtype).removeprefix("torch."),
     )
     return Made(model, fingerprint(part_hashes(pipeline)), tuple(map(str, settings)))

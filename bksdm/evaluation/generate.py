@@ -28,7 +28,8 @@ class Sampling:
         guidance: classifier-free guidance scale; up to 1 is none.
         batch_size: prompts at once.
         scheduler: a diffusers class, such as "PNDMScheduler"; None is the pipeline's own.
-        scheduler_settings: what that class is to be set to; the rest is the pipeline's.
+        scheduler_settings: what that class is to be set to; the rest is the pipeline's. None is
+            nothing.
         size: pixels a side; None is what the U-Net was made for.
         dtype: "float16" or "bfloat16" casts the networks; None leaves them as they are.
     """
@@ -37,7 +38,7 @@ class Sampling:
     guidance: float
     batch_size: int
     scheduler: str | None = None
-    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_settings: Mapping[str, Any] | None = field(default_factory=dict)
     size: int | None = None
     dtype: str | None = None
 
@@ -53,7 +54,7 @@ class Sampling:
             expected.one_of("sampling.dtype", self.dtype, ("float16", "bfloat16", "float32"))
         if self.scheduler is not None:
             known = inspect.signature(self._scheduler_class().__init__).parameters
-            for name in self.scheduler_settings:
+            for name in self.scheduler_settings or {}:
                 expected.one_of("sampling.scheduler_settings", name, tuple(known)[1:])
         elif self.scheduler_settings:
             raise InputError(
@@ -80,7 +81,7 @@ class Sampling:
             return pipeline
         parts = dict(pipeline.components)
         parts["scheduler"] = self._scheduler_class().from_config(
-            pipeline.scheduler.config, **self.scheduler_settings
+            pipeline.scheduler.config, **(self.scheduler_settings or {})
         )
         made = StableDiffusionPipeline(**parts, requires_safety_checker=False)
         made.set_progress_bar_config(disable=True)

@@ -276,6 +276,14 @@ def test_a_run_is_beside_its_teacher(
         (["model=teacher", "protocol=paired2"], ["paired2"]),
         (["model=teacher", "protocol=none"], ["protocol"]),
         (["model=teacher", "protocol.sampling.scheduler=Foo"], ["scheduler=Foo", "PNDMScheduler"]),
+        (
+            [
+                "model=teacher",
+                "protocol.sampling.scheduler=PNDMScheduler",
+                "protocol.sampling.scheduler_settings={colour: 1}",
+            ],
+            ["scheduler_settings=colour", "skip_prk_steps"],
+        ),
         (["model=teacher", "protocol.sampling.steps=0"], ["sampling.steps=0"]),
         (["model=teacher", "protocol.sampling.steps=-3"], ["sampling.steps=-3"]),
         (["model=teacher", "protocol.sampling.batch_size=0"], ["sampling.batch_size=0"]),
