@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.evaluation.coco import official
+from bksdm.evaluation.coco.official import PARTS
 from bksdm.evaluation.coco.photographs import InFolder
 from bksdm.evaluation.coco.provenance import sha256_of
 from bksdm.evaluation.prompts import CocoPrompts
@@ -33,7 +33,7 @@ def tiny(tmp_path: Path) -> TinyCoco:
 @pytest.fixture
 def official(tiny: TinyCoco, monkeypatch: pytest.MonkeyPatch) -> TinyCoco:
     """The made-up copy is all of val2014."""
-    monkeypatch.setitem(official.PARTS, "val2014", tiny.part)
+    monkeypatch.setitem(PARTS, "val2014", tiny.part)
     return tiny
 
 

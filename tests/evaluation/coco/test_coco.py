@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from bksdm.errors import InputError
-from bksdm.evaluation import reference_pass
+from bksdm.evaluation.coco import reference_pass
 from bksdm.evaluation.coco.choice import FirstListed, LowestId, Published
 from bksdm.evaluation.coco.official import PARTS, Captions, read_captions
 from bksdm.evaluation.coco.photographs import Kept, kept, kept_batches, photographs
