@@ -1,11 +1,13 @@
 """bksdm evaluate."""
 
+from collections.abc import Sequence
+
 import torch
 from omegaconf import DictConfig, ListConfig
 
 from bksdm.cli.config import built, folder, hydra_flags, plain, task_overrides
 from bksdm.cli.evaluating import Plan, evaluate_models
-from bksdm.cli.models import NamedModel, named_model, teacher_of
+from bksdm.cli.models import NamedModel, named_model, teacher_of, teacher_source
 from bksdm.cli.start import start_processes
 from bksdm.errors import InputError
 from bksdm.evaluation.cost.latency import LatencySettings
@@ -64,10 +66,21 @@ def _models(config: DictConfig) -> tuple[list[NamedModel], bool]:
         others = [model for model in models if model.name != first]
         found = [model for model in models if model.name == first] or [named_model(first)]
         return found + others, True
-    teacher = next((found for found in map(teacher_of, names) if found is not None), None)
+    teacher = _teacher(names)
     if teacher is None:
         return models, len(models) > 1
     return [teacher, *(model for model in models if model.name != teacher.name)], True
+
+
+def _teacher(names: Sequence[str]) -> NamedModel | None:
+    """The one that all runs among the names have."""
+    sources = {name: source for name in names if (source := teacher_source(name)) is not None}
+    if len({(source.path, source.revision) for source in sources.values()}) > 1:
+        told = ", ".join(f"{name}: {source.name}" for name, source in sources.items())
+        raise InputError(
+            f"baseline=auto: the runs have different teachers ({told}); name one with baseline="
+        )
+    return teacher_of(*next(iter(sources.items()))) if sources else None
 
 
 def _name(given: object) -> str:

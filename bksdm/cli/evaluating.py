@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 
 from bksdm.cli.models import NamedModel
 from bksdm.cli.progress import Progress
 from bksdm.evaluation.cost.image_cost import image_cost, parts_of_pipeline
 from bksdm.evaluation.cost.latency import LatencySettings, pipeline_latency
+from bksdm.evaluation.differing import write_differing
 from bksdm.evaluation.environment import environment
 from bksdm.evaluation.evaluate import Baseline, against, evaluate, ready
-from bksdm.evaluation.fingerprint import fingerprint, part_hashes
+from bksdm.evaluation.fingerprint import PARTS, fingerprint, part_hashes
 from bksdm.evaluation.gallery import IMAGES, Gallery, gallery_of, prompts_hash
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
@@ -83,6 +85,8 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
         found = _timed(found, models, plan)
         for one in found:
             _write(one)
+        if baseline is not None:
+            _write_sheets(found, prompts, plan.protocol.decide)
         results, width = [one.result for one in found], shutil.get_terminal_size().columns
         tables = [show(results, width=width) for show in (score_table, cost_table, verdicts)]
         print("", *filter(None, [*tables[:2], LEGEND, *tables[2:]]), "", sep="\n\n")
@@ -92,6 +96,14 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
 def _write(one: Evaluated) -> None:
     write_items(one.result.scores, one.gallery.folder)
     write_results([one.result], one.file)
+
+
+def _write_sheets(found: Sequence[Evaluated], prompts: Sequence[Prompt], decide: str) -> None:
+    """Of each model beside the first."""
+    shown = [(one.result.name, one.gallery, one.result.score(decide)) for one in found]
+    scored = [(name, gallery, score) for name, gallery, score in shown if score is not None]
+    for each in scored[1:]:
+        write_differing((scored[0], each), prompts)
 
 
 def _evaluated(
@@ -104,7 +116,7 @@ def _evaluated(
 ) -> Evaluated:
     process, weights = peers.process, fingerprint(parts)
     gallery = peers.decided(partial(_gallery, model, weights, prompts, plan))
-    model.pipeline.to(_device(process))
+    move(model.pipeline, _device(process))
     made = peers.each(partial(ready, model.pipeline, plan.protocol))
     shown = Progress(len(prompts), what=model.name, shown=process.first)
     with lost_told(), shown as progress:
@@ -119,7 +131,7 @@ def _evaluated(
     result = _result(model, scores, parts=parts, prompts=prompts, plan=plan)
     if baseline is not None:
         result = replace(result, against=(against(scores, baseline, plan.protocol),))
-    model.pipeline.to("cpu")
+    move(model.pipeline, torch.device("cpu"))
     return Evaluated(result, gallery)
 
 
@@ -128,9 +140,9 @@ def _timed(found: Sequence[Evaluated], models: Sequence[NamedModel], plan: Plan)
     if plan.latency is None:
         return list(found)
     sampling = plan.protocol.sampling
-    pipelines = {
-        model.name: sampling.prepared(model.pipeline.to(_device(Process()))) for model in models
-    }
+    for model in models:
+        move(model.pipeline, _device(Process()))
+    pipelines = {model.name: sampling.prepared(model.pipeline) for model in models}
     calls = plan.latency.calls(len(pipelines))
     with Progress(calls, what="timing", unit="call") as progress:
         report = pipeline_latency(
@@ -146,6 +158,14 @@ def _timed(found: Sequence[Evaluated], models: Sequence[NamedModel], plan: Plan)
         replace(one, result=replace(one.result, speed={**asdict(times), **shared}))
         for one, times in zip(found, report.models, strict=True)
     ]
+
+
+def move(pipeline: StableDiffusionPipeline, device: torch.device) -> None:
+    """Its networks, in place. The pipeline's own `to` warns of half precision on a CPU, where it
+    only waits here.
+    """
+    for part in PARTS:
+        getattr(pipeline, part).to(device)
 
 
 def _device(process: Process) -> torch.device:

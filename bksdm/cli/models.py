@@ -127,16 +127,18 @@ def run_settings(name: str) -> DictConfig | None:
     return settings
 
 
-def teacher_of(name: str) -> NamedModel | None:
-    """The teacher of the run in that folder; None where there is no run.
+def teacher_source(name: str) -> TeacherSource | None:
+    """Where the teacher of the run in that folder comes from; None where there is no run."""
+    settings = run_settings(name)
+    return None if settings is None else built(settings.teacher, TeacherSource)
+
+
+def teacher_of(name: str, source: TeacherSource) -> NamedModel:
+    """The teacher of a run.
 
     Raises:
         InputError: it is not there any more.
     """
-    settings = run_settings(name)
-    if settings is None:
-        return None
-    source = built(settings.teacher, TeacherSource)
     if source.weights == "random":
         raise InputError(
             f"run {name} was a dry run on a teacher with random weights; use baseline=null, or name"

@@ -2,15 +2,12 @@
 
 import signal
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
 
 from bksdm.cli.config import (
@@ -21,24 +18,18 @@ from bksdm.cli.config import (
     run_path,
     task_overrides,
 )
-from bksdm.cli.evaluating import Plan as EvaluationPlan
-from bksdm.cli.evaluating import evaluate_models
-from bksdm.cli.models import NamedModel, curves, plan_values
+from bksdm.cli.finish import Rest, finish
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
 from bksdm.cli.student import cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
-from bksdm.evaluation.cost.latency import LatencySettings
 from bksdm.evaluation.generate import Sampling
 from bksdm.evaluation.prompts import from_texts
-from bksdm.evaluation.protocol import Protocol
-from bksdm.evaluation.results import write_results
-from bksdm.export.pipeline import assemble, export_student
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
-from bksdm.processes import Process, this_process
+from bksdm.processes import this_process
 from bksdm.surgery.plan import BlockPlan
-from bksdm.training.checkpoint import load_student, read_checkpoint
+from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
@@ -49,7 +40,6 @@ from bksdm.training.saving import CheckpointSettings
 from bksdm.training.signals import Signals
 from bksdm.training.slurm import job_id, requeue_after, requeue_or_wait
 from bksdm.training.speed import SpeedSettings
-from bksdm.training.telemetry import memory_gib
 from bksdm.training.trainer import TrainerSettings, check_together
 
 
@@ -103,7 +93,7 @@ def run(config: DictConfig) -> int:
                 code, rest = _trained(made)
             # The other processes have nothing left to do, and wait for nobody.
             if rest is not None and process.first:
-                _finish(made, rest)
+                finish(config, folder, rest, gpu=trainer.gpu)
             return code
         except SystemExit:  # a signal before or after the training: there is nothing to save
             assert signals.received is not None
@@ -112,15 +102,6 @@ def run(config: DictConfig) -> int:
             if told:
                 print(told, flush=True)
             raise
-
-
-@dataclass(frozen=True)
-class Rest:
-    """What is left to do when a run is trained."""
-
-    teacher: Teacher
-    plan: BlockPlan
-    checkpoint: Path
 
 
 def _trained(run: Run) -> tuple[int, Rest | None]:
@@ -240,47 +221,3 @@ def _headline(run: Run, data: ShardDataModule, start: Start) -> str:
         f"{run.folder.path}: {data.description}; batch {data.global_batch} (processes x"
         f" batch_size x accumulation: {micro}); {begin} of {run.trainer.max_steps}"
     )
-
-
-def _evaluate(run: Run, rest: Rest, students: Mapping[str, UNet2DConditionModel]) -> None:
-    """Beside the teacher, whose other parts they share."""
-    config, folder, teacher = run.config, run.folder, rest.teacher
-    plan = plan_values(rest.plan, teacher.unet.config)
-    models = [NamedModel(name="teacher", pipeline=assemble(teacher, teacher.unet))]
-    for name, unet in students.items():
-        unet.eval().requires_grad_(requires_grad=False)
-        models.append(NamedModel(name=name, pipeline=assemble(teacher, unet), plan=plan))
-    models[-1] = replace(models[-1], curves=curves(folder.metrics))
-    found = evaluate_models(
-        models,
-        EvaluationPlan(
-            protocol=built(config.protocol, Protocol),
-            settings=plain(config)["protocol"],
-            root=folder.evaluation,
-            compared=True,
-            latency=LatencySettings(image_repeats=0),  # `bksdm evaluate` times whole images
-        ),
-        Peers(Process()),
-    )
-    write_results([one.beside(folder.results) for one in found], folder.results)
-    print(f"results: {folder.results}")
-
-
-def _finish(run: Run, rest: Rest) -> None:
-    """Export the averaged student, and evaluate it."""
-    config, folder, teacher = run.config, run.folder, rest.teacher
-    teacher.to("cpu")  # where the exported folder is compared
-    student = load_student(rest.checkpoint)
-    guidance = config.samples.sampling.guidance
-    export_student(teacher, student, folder.student, guidance=guidance)
-    print(
-        f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
-    )
-    if config.protocol:
-        before = cut(teacher, rest.plan, init=config.method.init, seed=run.seed)
-        _evaluate(run, rest, {"student before": before, "student after": student})
-    gpu = f", on the GPU {memory_gib(torch.device('cuda')):.2f} GiB" if run.trainer.gpu else ""
-    print(f"peak memory: {memory_gib(torch.device('cpu')):.2f} GiB{gpu}")
-    grids = sorted(folder.samples.glob("step_*.png"))
-    if grids:
-        print(f"picture: {grids[-1]}")

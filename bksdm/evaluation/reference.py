@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bksdm.atomic import replacing
+from bksdm.atomic import open_to_others, replacing
 from bksdm.errors import InputError
 from bksdm.evaluation.keeping import Keeping
 from bksdm.evaluation.measures.feature_set import FeatureSet
@@ -86,6 +86,7 @@ def write_reference(reference: Reference, path: Path) -> None:
     with replacing(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, {_ABOUT: json.dumps(asdict(reference.about))})
+        open_to_others(temporary)
 
 
 def read_reference(path: Path) -> Reference:

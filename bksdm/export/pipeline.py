@@ -1,7 +1,6 @@
 """A student as a stock diffusers folder, and the proof that the folder holds what was trained."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm import expected
+from bksdm.atomic import open_to_others
 from bksdm.errors import InputError
 from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
@@ -93,7 +93,9 @@ def export_student(
     pipeline.save_pretrained(temporary)
     if guidance is not None:
         write_guidance(temporary, guidance)
-    open_to_others(temporary)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            open_to_others(path)
     compare(student, load_pipeline(temporary).unet)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
@@ -121,15 +123,6 @@ def folder_guidance(folder: Path) -> float | None:
         raise InputError(f'{path}: expected {{"guidance_scale": a number}}') from error
     expected.number(f"{path}: guidance_scale", guidance, least=0)
     return float(guidance)
-
-
-def open_to_others(folder: Path) -> None:
-    """Give files the rights that new files have here: safetensors' are their owner's alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
 
 
 @torch.no_grad()

@@ -139,16 +139,14 @@ class _OnFeatures:
         self.baseline = _sums(beside, extractor, device)
 
     def update(self, pictures: Pictures) -> None:
-        """Take in N pictures, and the baseline's if a metric is beside it."""
-        found = self.extractor(pictures.pixels)
-        _take(self.model, found, pictures)
-        if self.baseline and pictures.baseline is not None:
-            own = pictures.baseline.pixels is pictures.pixels
-            theirs = found if own else self.extractor(pictures.baseline.pixels)
-            _take(self.baseline, theirs, pictures)
+        """Take in N pictures, and the baseline's if a metric is beside it and this is another."""
+        _take(self.model, self.extractor(pictures.pixels), pictures)
+        theirs = pictures.baseline
+        if self.baseline and theirs is not None and theirs.pixels is not pictures.pixels:
+            _take(self.baseline, self.extractor(theirs.pixels), pictures)
 
     def scores(self) -> Sequence[Score]:
-        """Of all metrics; those beside a baseline are left out where there is none."""
+        """Of all metrics; those beside a baseline are left out without one, and of itself."""
         model = {layer: total.feature_set() for layer, total in self.model.items()}
         baseline = {layer: total.feature_set() for layer, total in self.baseline.items()}
         return [

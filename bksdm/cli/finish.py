@@ -1,0 +1,78 @@
+"""What follows a training: the exported student, and its evaluation beside its teacher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from omegaconf import DictConfig
+
+from bksdm.cli.config import built, plain
+from bksdm.cli.evaluating import Plan, evaluate_models
+from bksdm.cli.models import NamedModel, curves, plan_values
+from bksdm.cli.student import cut
+from bksdm.evaluation.cost.latency import LatencySettings
+from bksdm.evaluation.protocol import Protocol
+from bksdm.evaluation.results import write_results
+from bksdm.export.pipeline import assemble, export_student
+from bksdm.models.teacher import Teacher
+from bksdm.processes import Process
+from bksdm.surgery.plan import BlockPlan
+from bksdm.training.checkpoint import load_student
+from bksdm.training.folder import RunFolder
+from bksdm.training.peers import Peers
+from bksdm.training.telemetry import memory_gib
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left to do when a run is trained."""
+
+    teacher: Teacher
+    plan: BlockPlan
+    checkpoint: Path
+
+
+def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> None:
+    """Export the averaged student, and evaluate it."""
+    teacher = rest.teacher
+    teacher.to("cpu")  # where the exported folder is compared
+    student = load_student(rest.checkpoint)
+    export_student(teacher, student, folder.student, guidance=config.samples.sampling.guidance)
+    print(
+        f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
+    )
+    if config.protocol:
+        before = cut(teacher, rest.plan, init=config.method.init, seed=config.seed)
+        _evaluate(config, folder, rest, {"student before": before, "student after": student})
+    on_gpu = f", on the GPU {memory_gib(torch.device('cuda')):.2f} GiB" if gpu else ""
+    print(f"peak memory: {memory_gib(torch.device('cpu')):.2f} GiB{on_gpu}")
+    grids = sorted(folder.samples.glob("step_*.png"))
+    if grids:
+        print(f"picture: {grids[-1]}")
+
+
+def _evaluate(
+    config: DictConfig, folder: RunFolder, rest: Rest, students: Mapping[str, UNet2DConditionModel]
+) -> None:
+    """Beside the teacher, whose other parts they share."""
+    teacher, plan = rest.teacher, plan_values(rest.plan, rest.teacher.unet.config)
+    models = [NamedModel(name="teacher", pipeline=assemble(teacher, teacher.unet))]
+    for name, unet in students.items():
+        unet.eval().requires_grad_(requires_grad=False)
+        models.append(NamedModel(name=name, pipeline=assemble(teacher, unet), plan=plan))
+    models[-1] = replace(models[-1], curves=curves(folder.metrics))
+    found = evaluate_models(
+        models,
+        Plan(
+            protocol=built(config.protocol, Protocol),
+            settings=plain(config)["protocol"],
+            root=folder.evaluation,
+            compared=True,
+            latency=LatencySettings(image_repeats=0),  # `bksdm evaluate` times whole images
+        ),
+        Peers(Process()),
+    )
+    write_results([one.beside(folder.results) for one in found], folder.results)
+    print(f"results: {folder.results}")
