@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm test-browser lint types imports same-loss bench bench-data bench-memory assets clean
+.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm test-browser lint types imports same-loss bench bench-data bench-memory bench-eval assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ same-loss: data/shapes/.done  ## Compare 10 steps' losses with the recorded ones
 
 bench-data: data/shapes/.done  ## Reading, encoding, start-up and resume, in ratios (docs/performance.md)
 	$(BIN)/python -m bench.data $(ARGS)
+
+bench-eval: $(STAMP)  ## What evaluation adds to its networks, in ratios (docs/evaluation.md)
+	$(BIN)/python -m bench.evaluation $(ARGS)
 
 bench-memory: $(STAMP)  ## Memory of a training step, estimated and measured (ARGS=--large: SD-1.4, 16 GB)
 	$(BIN)/python -m bench.memory $(ARGS)

@@ -133,13 +133,14 @@ def test_the_baselines_pictures_are_a_reference() -> None:
         network=Quarters(), metrics=[Frechet(reference="baseline", name="FD to baseline")]
     )
     ours, theirs = noise(40, seed=0), noise(40, seed=9)
-    other, own, alone = (measure.begin(subject()) for _ in range(3))
+    other, equal, own, alone = (measure.begin(subject()) for _ in range(4))
     other.update(pictures(ours, baseline=theirs))
+    equal.update(pictures(ours, baseline=ours.clone()))
     own.update(pictures(ours, baseline=ours))
     alone.update(pictures(ours))
     assert other.scores()[0].value == pytest.approx(expected_fd(40, seed=9), rel=1e-9)
-    assert abs(own.scores()[0].value) < 1e-12
-    assert alone.scores() == []
+    assert abs(equal.scores()[0].value) < 1e-12
+    assert own.scores() == alone.scores() == []
 
 
 def test_rows_are_kept_if_they_are_there(tmp_path: Path) -> None:
