@@ -11,7 +11,8 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from bksdm.evaluation.prompts import Prompt
 
 IMAGES: Final = "images"
 DIGITS: Final = 8
+_WRITERS: Final = 4  # threads; PNG's deflate runs outside Python's lock
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def pictures(
     baseline: Gallery | None = None,
 ) -> Iterator[Pictures]:
     """The model's pictures in the order of the prompts, a batch at a time; those that are not
-    finished are made first.
+    finished are made first. Files are written while the next batch is sampled: a 512-pixel PNG
+    takes a tenth of the time in which a fast GPU makes its picture.
 
     Args:
         pipeline: `sampling.prepared`.
@@ -170,13 +173,30 @@ def pictures(
         baseline: whose pictures of the same prompts come along; the gallery itself for the
             baseline's own.
     """
-    for start in range(0, len(prompts), sampling.batch_size):
-        chunk = prompts[start : start + sampling.batch_size]
-        missing = [prompt for prompt in chunk if not gallery.has(prompt)]
-        for item in generate(pipeline, missing, sampling):
-            gallery.add(item)
-        found = gallery.read(chunk)
-        theirs = None
-        if baseline is not None:
-            theirs = found if baseline.folder == gallery.folder else baseline.read(chunk)
-        yield Pictures(found.prompts, found.pixels, found.latents, theirs)
+    chunks = [
+        prompts[start : start + sampling.batch_size]
+        for start in range(0, len(prompts), sampling.batch_size)
+    ]
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        written: list[list[Future[None]]] = []
+        for i, chunk in enumerate([*chunks, []]):
+            missing = [prompt for prompt in chunk if not gallery.has(prompt)]
+            made = generate(pipeline, missing, sampling)
+            written.append([pool.submit(gallery.add, item) for item in made])
+            if i > 0:
+                yield _finished(chunks[i - 1], written[i - 1], gallery, baseline)
+
+
+def _finished(
+    prompts: Sequence[Prompt],
+    written: Sequence[Future[None]],
+    gallery: Gallery,
+    baseline: Gallery | None,
+) -> Pictures:
+    for file in written:
+        file.result()
+    found = gallery.read(prompts)
+    if baseline is None:
+        return found
+    own = baseline.folder == gallery.folder
+    return replace(found, baseline=found if own else baseline.read(prompts))

@@ -110,8 +110,7 @@ def test_what_is_finished_is_not_made_again(
     stopped = kept.file(PROMPTS[3])
     with counted(pipeline) as calls:
         made = pictures(pipeline, PROMPTS, SAMPLING, kept)
-        next(made)
-        next(made)
+        next(made)  # while the first batch is written, the second is sampled
         made.close()
     assert calls == [4] * 2 * SAMPLING.steps  # two rows a prompt, two batches
     stopped.unlink()  # as if killed within the second batch
