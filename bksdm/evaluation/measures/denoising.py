@@ -29,7 +29,10 @@ BINS: Final = 10  # of the curve over timesteps
 # Pictures of the shapes world that no training or validation shard has.
 SHAPES_SEED: Final = 7_000_000
 _BATCH: Final = 128
-_BETWEEN_DRAWS: Final = 1_000_003  # seeds of prompts are neighbours
+# Seeds of prompts are neighbours. The first draw has another seed than the prompt, too: of that one
+# came the noise that the picture was made of, and the same again, a place further, is not noise that
+# is independent of the picture.
+_BETWEEN_DRAWS: Final = 1_000_003
 
 
 @torch.no_grad()
@@ -162,7 +165,7 @@ class _OnBaseline:
             )
         texts = [prompt.text for prompt in pictures.prompts]
         seeds = torch.tensor([prompt.seed for prompt in pictures.prompts])
-        for draw in range(self.draws):
+        for draw in range(1, self.draws + 1):
             timesteps, errors = denoising_errors(
                 self.subject.pipeline,
                 pictures.baseline.latents,

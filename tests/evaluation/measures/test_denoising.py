@@ -115,7 +115,7 @@ def on_baseline(pipeline: StableDiffusionPipeline, draws: int, parts: list[slice
 def test_without_data_it_is_of_the_baselines_latents(pipeline: StableDiffusionPipeline) -> None:
     score = on_baseline(pipeline, 1, [slice(0, 5)])
     expected = [
-        one_error(pipeline, clean, text, 40 + i)[1]
+        one_error(pipeline, clean, text, 40 + i + 1_000_003)[1]
         for i, (clean, text) in enumerate(zip(latents(), TEXTS, strict=True))
     ]
     assert score.items is not None
@@ -132,13 +132,34 @@ def test_draws_are_of_one_prompt_and_differ(pipeline: StableDiffusionPipeline) -
     assert thrice.n == 5  # draws are no prompts
     assert thrice.items.ids == once.items.ids
     draws = []
-    for draw in range(3):
+    for draw in (1, 2, 3):
         seeds = torch.arange(40, 45) + draw * 1_000_003
         draws.append(denoising_errors(pipeline, latents(), TEXTS, seeds)[1])
     assert not torch.equal(draws[0], draws[1])
     expected = torch.stack(draws).mean(0)
     assert thrice.items.values == pytest.approx(expected.tolist(), rel=1e-5)
     assert thrice.value == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+def test_its_noise_is_not_that_which_the_picture_was_made_of(
+    pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the prompt's seed it is, a place further: only the timestep is drawn before it."""
+    shape = (4, 64, 64)
+    used: list[torch.Tensor] = []
+
+    def seen(seeds: torch.Tensor, like: torch.Tensor, *, steps: int) -> tuple[torch.Tensor, ...]:
+        used.extend(sample_randomness(seeds, shape, steps=steps)[1])
+        return sample_randomness(seeds, like, steps=steps)
+
+    monkeypatch.setattr("bksdm.evaluation.measures.denoising.sample_randomness", seen)
+    on_baseline(pipeline, 2, [slice(0, 1)])
+    of_picture = torch.randn(shape, generator=torch.Generator().manual_seed(40))
+    assert len(used) == 2
+    for noise in used:
+        for shift in range(4):
+            pair = torch.stack([noise.flatten(), of_picture.flatten().roll(-shift)])
+            assert abs(pair.corrcoef()[0, 1]) < 0.05
 
 
 def test_batches_make_no_difference(pipeline: StableDiffusionPipeline) -> None:
