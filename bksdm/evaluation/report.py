@@ -11,7 +11,10 @@ from bksdm.evaluation.score import Score
 
 WIDTH: Final = 80
 _GAP: Final = 2
-LEGEND: Final = "[low, high]: 95 % interval, of times the middle half; (%): beside the first"
+LEGEND: Final = (
+    "[low, high]: 95 % interval, of times the middle half; (s.d.) of KID and Inception Score over\n"
+    "parts of the pictures; (%): beside the first"
+)
 
 Row = tuple[str, Callable[[ModelResult], str]]
 
@@ -104,7 +107,9 @@ def _cell(score: Score | None) -> str:
     if score is None or math.isnan(score.value):
         return "-"
     if score.low is None or score.high is None:
-        return number(score.value, percent=score.percent)
+        value = number(score.value, percent=score.percent)
+        spread = "" if score.deviation is None else f" ({number(score.deviation)})"
+        return f"{value}{spread}"
     found = Interval(score.value, score.low, score.high)
     return _interval(found, percent=score.percent)
 

@@ -106,6 +106,12 @@ def test_a_score_has_its_interval_and_unit() -> None:
     assert lines[5].split() == ["FID", "13.05", "30000"]
 
 
+def test_a_deviation_is_no_interval() -> None:
+    kid = Score(name="KID", value=0.0123, deviation=0.0007, better=Better.LOWER, n=5000)
+    line = score_table([replace(result("a"), scores=(kid,))]).splitlines()[2]
+    assert line.split() == ["KID", "0.0123", "(0.000700)", "5000"]
+
+
 def test_what_a_model_was_not_asked_is_a_dash() -> None:
     baseline = replace(result("a"), scores=result("a").scores[:2])
     broken = replace(

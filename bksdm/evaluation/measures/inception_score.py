@@ -60,8 +60,7 @@ class InceptionScore:
                 value=mean,
                 better=Better.HIGHER,
                 n=model.n,
-                low=mean - deviation,
-                high=mean + deviation,
+                deviation=deviation,
                 interval=f"s.d. of {splits} splits",
                 details={"splits": splits, "seed": self.seed},
             )

@@ -52,15 +52,13 @@ class Kernel:
         assert reference is not None
         size = min(self.subset_size, model.n, reference.n)
         values = self._values(model, reference, size) if size > 1 else np.array([np.nan])
-        mean, deviation = float(values.mean()), float(values.std())
         return [
             Score(
                 name=self.name,
-                value=mean,
+                value=float(values.mean()),
                 better=Better.LOWER,
                 n=model.n,
-                low=mean - deviation,
-                high=mean + deviation,
+                deviation=float(values.std()),
                 interval=f"s.d. of {self.subsets} subsets of {size}",
                 details={"subset_size": size, "subsets": self.subsets, "seed": self.seed},
             )

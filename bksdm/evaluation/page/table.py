@@ -124,6 +124,8 @@ def _score_cell(score: Score | None, places: int) -> Cell:
     aside, factor = "", shown(score)
     if score.low is not None and score.high is not None:
         aside = f"{fixed(score.low * factor, places)}{_TO}{fixed(score.high * factor, places)}"
+    elif there(score.deviation):
+        aside = f"s.d. {significant(score.deviation, 2)}"
     return Cell(fixed(score.value * factor, places), score.value, aside)
 
 

@@ -34,7 +34,7 @@ def test_it_is_the_formula_over_the_published_splits() -> None:
     values = [by_hand(shuffled[i * 47 // 10 : (i + 1) * 47 // 10]) for i in range(10)]
     found = score(logits)
     assert found.value == pytest.approx(np.mean(values), rel=1e-12)
-    assert found.high - found.value == pytest.approx(np.std(values), rel=1e-9)
+    assert found.deviation == pytest.approx(np.std(values), rel=1e-9)
     assert found.interval == "s.d. of 10 splits"
 
 

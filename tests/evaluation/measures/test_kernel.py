@@ -42,7 +42,7 @@ def test_it_is_the_mean_over_subsets_of_a_loop_over_pairs() -> None:
         theirs = reference.rows.numpy()[rng.choice(25, 10, replace=False)].astype(np.float64)
         values.append(by_pairs(ours, theirs))
     assert score.value == pytest.approx(np.mean(values), rel=1e-12)
-    assert score.high - score.value == pytest.approx(np.std(values), rel=1e-9)
+    assert score.deviation == pytest.approx(np.std(values), rel=1e-9)
     assert score.interval == "s.d. of 4 subsets of 10"
 
 
