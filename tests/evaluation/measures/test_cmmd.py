@@ -104,13 +104,13 @@ def test_of_a_clip_and_pictures(tmp_path: Path) -> None:
     assert "centre crop to a square" in biased.details["network"]["input"]
 
 
-def test_beside_the_baseline_itself_it_is_nought(tmp_path: Path) -> None:
+def test_beside_the_same_pictures_it_is_nought(tmp_path: Path) -> None:
     clip_folder(tmp_path)
     network = ClipFeatures(weights=str(tmp_path))
     measuring = OnFeatures(
         network=network, metrics=[Cmmd(reference="baseline", name="CMMD to baseline")]
     ).begin(subject())
     pixels = noise(5, seed=0)
-    measuring.update(pictures(pixels, baseline=pixels))
+    measuring.update(pictures(pixels, baseline=pixels.clone()))
     assert measuring.scores()[0].value == pytest.approx(0, abs=1e-9)
     assert network.load(CPU)(pixels)[FEATURES].shape == (5, 24)
