@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionPipeline
 
-from bksdm.errors import InputError
 from bksdm.evaluation.comparison import compare
 from bksdm.evaluation.gallery import Gallery, pictures
 from bksdm.evaluation.measure import Measuring, Subject
@@ -83,24 +82,7 @@ def evaluate(
         for each in model.measuring:
             each.update(batch)
         advance(len(batch.prompts))
-    scores = [score for each in model.measuring for score in each.scores()]
-    _check_names(scores, model.protocol)
-    return scores
-
-
-def _check_names(scores: Sequence[Score], protocol: Protocol) -> None:
-    names = [score.name for score in scores]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"protocol {protocol.name}: {', '.join(twice)} is measured twice; expected each score"
-            " once"
-        )
-    if protocol.decide not in names:
-        raise InputError(
-            f"protocol {protocol.name}: decide={protocol.decide!r} is none of its scores:"
-            f" {', '.join(names)}"
-        )
+    return [score for each in model.measuring for score in each.scores()]
 
 
 def against(scores: Sequence[Score], baseline: Baseline, protocol: Protocol) -> Against:

@@ -68,6 +68,10 @@ class Measuring(Protocol):
 class Measure(Protocol):
     """Settings of a measure: a frozen dataclass that a protocol's config names by `_target_`."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its scores; one for which nothing is there to measure may be left out."""
+
     def begin(self, subject: Subject) -> Measuring:
         """Load what it needs, before any picture is made.
 

@@ -37,6 +37,18 @@ class Protocol:
             raise InputError(
                 f"protocol {self.name}: measures={self.measures}; expected at least one"
             )
+        names = [name for measure in self.wanted for name in measure.names]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(
+                f"protocol {self.name}: {', '.join(twice)} is measured twice; expected each score"
+                " once"
+            )
+        if self.decide not in names:
+            raise InputError(
+                f"protocol {self.name}: decide={self.decide!r} is none of its scores:"
+                f" {', '.join(names)}; set protocol.decide"
+            )
 
     @property
     def wanted(self) -> list[Measure]:

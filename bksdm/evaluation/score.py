@@ -38,9 +38,9 @@ class Score:
         n: number of items (pictures, prompts) behind it.
         low: lower end of the 95 % interval; None where none is known.
         high: its upper end.
-        deviation: standard deviation over parts of the pictures, as papers print it beside the score;
-            parts that share pictures vary less than new ones would, so it makes no interval.
-        interval: how interval or deviation was made ("Wilson", "bootstrap", "s.d. of 100 subsets").
+        deviation: standard deviation over parts of the pictures, which papers print beside the
+            score. It is no interval of the score: parts of one set share its pictures.
+        interval: how either was made ("Wilson", "bootstrap", "s.d. of 100 subsets").
         items: the values behind a mean, for paired comparison; None for a score of a whole set,
             such as FID.
         percent: whether it is a share, 0 to 1, that is shown as a percentage.

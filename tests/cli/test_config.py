@@ -12,7 +12,10 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from bksdm.cli.config import built
 from bksdm.cli.main import VERBS
+from bksdm.errors import InputError
+from bksdm.evaluation.protocol import Protocol
 
 CONF = Path(bksdm.conf.__file__).parent
 GROUPS = {
@@ -42,6 +45,28 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, list):
         for value in node:
             yield from targets(value)
+
+
+def protocol(name: str, *overrides: str) -> Protocol:
+    path = ["protocol.prompts.path=prompts.txt"] * (name in ("paired", "preference"))
+    config = composed("evaluate", f"protocol={name}", *path, *overrides)
+    return built(config.protocol, Protocol)
+
+
+@pytest.mark.parametrize("name", [each for each in GROUPS["protocol"] if each != "none"])
+def test_a_protocol_decides_on_a_score_of_its_own(name: str) -> None:
+    """Refused while it is built: not when all pictures are made and measured."""
+    decides = protocol(name).decide
+    with pytest.raises(InputError, match=f"decide='SSIM' is none of its scores: .*{decides}"):
+        protocol(name, "protocol.decide=SSIM")
+
+
+def test_a_score_that_decides_cannot_be_left_out_or_taken_twice() -> None:
+    with pytest.raises(InputError, match=r"decide='CLIP score ViT-g-14' is none of .*: FID, Incep"):
+        protocol("coco30k_bksdm", "protocol.measures.clip_score=null")
+    again = "protocol.measures.again={_target_: bksdm.evaluation.measures.similarity.Ssim}"
+    with pytest.raises(InputError, match="SSIM to baseline is measured twice"):
+        protocol("paired", f"+{again}")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -27,6 +27,11 @@ ONE, TWO, UNSEEN = (f"{ALL}: {kind}" for kind in ("one object", "two objects", "
 class AttributeAccuracy:
     """Share of prompts that are right, whole and by attribute and kind of prompt."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its scores."""
+        return tuple(score_names())
+
     def begin(self, subject: Subject) -> "_Accuracy":
         """Load the scoring network.
 

@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from bksdm.errors import InputError
 from bksdm.evaluation.measures import open_clip
-from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity
+from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity, measuring
 from bksdm.evaluation.measures.inputs import Fit, clip_input
 from bksdm.evaluation.measures.weights import (
     TRANSFORMERS,
@@ -59,14 +59,14 @@ class Clip:
     device: torch.device
     sha256: str
 
-    @torch.inference_mode()
+    @measuring()
     def pictures(self, pixels: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to unit vectors (N, D), float64 on the CPU."""
         values = self.input(pixels).to(self.device)
         found = self.network.get_image_features(pixel_values=values)
         return unit(found.pooler_output)
 
-    @torch.inference_mode()
+    @measuring()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """N texts, cut off after the network's longest, to unit vectors (N, D), likewise."""
         tokens = self.tokenizer(

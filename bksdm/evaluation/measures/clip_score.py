@@ -28,6 +28,11 @@ class ClipScore:
     weights: str
     revision: str | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (self.name,)
+
     def begin(self, subject: Subject) -> "_ClipScore":
         """Load the network.
 

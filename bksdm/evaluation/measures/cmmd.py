@@ -53,6 +53,11 @@ class Cmmd:
 
     needs_rows: ClassVar[bool] = True
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its scores."""
+        return (self.name, f"{self.name} unbiased")
+
     def scores(self, model: FeatureSet, reference: FeatureSet | None) -> Sequence[Score]:
         """Both estimates; no interval is known for a single sample."""
         assert reference is not None
@@ -62,10 +67,7 @@ class Cmmd:
         details = {"reference_pictures": reference.n, "sigma": SIGMA, "scale": SCALE}
         return [
             Score(name=name, value=value, better=Better.LOWER, n=model.n, details=details)
-            for name, value in (
-                (self.name, found.biased),
-                (f"{self.name} unbiased", found.unbiased),
-            )
+            for name, value in zip(self.names, (found.biased, found.unbiased), strict=True)
         ]
 
 

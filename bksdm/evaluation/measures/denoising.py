@@ -29,9 +29,8 @@ BINS: Final = 10  # of the curve over timesteps
 # Pictures of the shapes world that no training or validation shard has.
 SHAPES_SEED: Final = 7_000_000
 _BATCH: Final = 128
-# Seeds of prompts are neighbours. The first draw has another seed than the prompt, too: of that one
-# came the noise that the picture was made of, and the same again, a place further, is not noise that
-# is independent of the picture.
+# Seeds of prompts are neighbours. The first draw has another seed than its prompt, too: that one
+# gives the noise that the picture was made of, a place further, on which networks do far better.
 _BETWEEN_DRAWS: Final = 1_000_003
 
 
@@ -109,6 +108,11 @@ class ShapesDenoisingLoss:
     def __post_init__(self) -> None:
         expected.count("denoising loss: count", self.count, least=2)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (NAME,)
+
     def begin(self, subject: Subject) -> "_OnShapes":
         """Nothing to load."""
         return _OnShapes(subject, self.count)
@@ -126,6 +130,11 @@ class DenoisingLoss:
 
     def __post_init__(self) -> None:
         expected.count("denoising loss: draws", self.draws, least=1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (NAME,)
 
     def begin(self, subject: Subject) -> "_OnBaseline":
         """Nothing to load."""

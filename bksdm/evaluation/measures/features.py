@@ -3,7 +3,8 @@ share. Knows nothing of distances.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -51,18 +52,25 @@ class Extractor:
     forward: Callable[[Tensor], Mapping[str, Tensor]]
 
     def __call__(self, pixels: Tensor) -> Mapping[str, Tensor]:
-        """The vectors of N pictures by layer, without gradients, and without TF32's rounding of
-        convolutions, which torch allows by default.
-        """
-        cudnn = torch.backends.cudnn
-        exact = cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=cudnn.benchmark,
-            deterministic=cudnn.deterministic,
-            allow_tf32=False,
-        )
-        with torch.inference_mode(), exact:
+        """The vectors of N pictures by layer, without gradients."""
+        with measuring():
             return self.forward(pixels)
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """How networks that measure are run: without gradients, and without TF32's rounding of
+    convolutions, which torch allows by default.
+    """
+    cudnn = torch.backends.cudnn
+    exact = cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+    with torch.inference_mode(), exact:
+        yield
 
 
 class FeatureNetwork(Protocol):

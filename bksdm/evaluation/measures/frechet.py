@@ -32,6 +32,11 @@ class Frechet:
 
     needs_rows: ClassVar[bool] = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (self.name,)
+
     def scores(self, model: FeatureSet, reference: FeatureSet | None) -> Sequence[Score]:
         """One score; no interval is known for a single sample."""
         assert reference is not None

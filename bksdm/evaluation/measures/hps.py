@@ -84,6 +84,11 @@ class Hps:
     def __post_init__(self) -> None:
         expected.switch("Hps.antialias", self.antialias)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (self.name,)
+
     def begin(self, subject: Subject) -> "_Hps":
         """Load the network.
 

@@ -25,6 +25,7 @@ from transformers import (
 from bksdm.errors import InputError
 from bksdm.evaluation.measure import Pictures, Subject
 from bksdm.evaluation.measures.clip import load_tokenizer
+from bksdm.evaluation.measures.features import measuring
 from bksdm.evaluation.measures.inputs import CLIP_MEAN, CLIP_STD, Fit, Input
 from bksdm.evaluation.measures.per_prompt import PerPrompt
 from bksdm.evaluation.measures.weights import Place, load_state, read_state
@@ -94,6 +95,11 @@ class ImageReward:
     revision: str | None = None
     tokenizer: str = "google-bert/bert-base-uncased"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (self.name,)
+
     def begin(self, subject: Subject) -> "_ImageReward":
         """Load the network.
 
@@ -121,7 +127,7 @@ class _ImageReward:
         self.input = Input(size=size, fit=Fit.SHORTEST, mean=CLIP_MEAN, std=CLIP_STD)
         self.values = PerPrompt()
 
-    @torch.inference_mode()
+    @measuring()
     def update(self, pictures: Pictures) -> None:
         """Take in N pictures."""
         device = next(self.network.parameters()).device

@@ -39,6 +39,11 @@ class InceptionScore:
     def __post_init__(self) -> None:
         expected.count("splits", self.splits, least=1)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (self.name,)
+
     def scores(self, model: FeatureSet, reference: FeatureSet | None) -> Sequence[Score]:
         """One score, with the standard deviation over the splits; NaN without pictures."""
         del reference

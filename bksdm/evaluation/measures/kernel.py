@@ -47,6 +47,11 @@ class Kernel:
         expected.count("subsets", self.subsets, least=1)
         expected.count("subset_size", self.subset_size, least=2)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (self.name,)
+
     def scores(self, model: FeatureSet, reference: FeatureSet | None) -> Sequence[Score]:
         """One score, with the standard deviation over the subsets; NaN for a single picture."""
         assert reference is not None

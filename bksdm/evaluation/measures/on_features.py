@@ -31,6 +31,10 @@ class FeatureMetric(Protocol):
     """Settings of a metric on features; a frozen dataclass. It is a pure function of two sets."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of its scores."""
+
+    @property
     def layer(self) -> str:
         """Of the network."""
 
@@ -61,6 +65,11 @@ class OnFeatures:
     def __post_init__(self) -> None:
         if not self.metrics:
             raise InputError("OnFeatures: metrics=[]; expected at least one")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its scores."""
+        return tuple(name for metric in self.metrics for name in metric.names)
 
     def begin(self, subject: Subject) -> "_OnFeatures":
         """Load the network and the reference sets.

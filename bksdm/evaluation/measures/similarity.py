@@ -26,6 +26,11 @@ _BORDER: Final = 5  # half of the window
 class LatentMse:
     """Mean squared difference of the sampler's final latents."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (LATENT_MSE,)
+
     def begin(self, subject: Subject) -> "_ToBaseline":
         """Nothing to load."""
         del subject
@@ -37,6 +42,11 @@ class Ssim:
     """Structural similarity of the pictures (Wang et al. 2004: 11x11 Gaussian, sigma 1.5, mean over
     the places where it lies within the picture; planes of RGB, averaged).
     """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its score."""
+        return (SSIM,)
 
     def begin(self, subject: Subject) -> "_ToBaseline":
         """Nothing to load."""

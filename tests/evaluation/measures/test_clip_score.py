@@ -9,11 +9,12 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from bksdm.errors import InputError
 from bksdm.evaluation.keeping import to_image
+from bksdm.evaluation.measures.clip import load_clip
 from bksdm.evaluation.measures.clip_score import ClipScore
 from bksdm.evaluation.measures.inputs import CLIP_MEAN, CLIP_STD
-from bksdm.evaluation.measures.weights import sha256
+from bksdm.evaluation.measures.weights import Place, sha256
 from bksdm.evaluation.score import Score
-from tests.evaluation.measures.networks import subject
+from tests.evaluation.measures.networks import CPU, subject
 from tests.evaluation.measures.transformers_folders import (
     TEXTS,
     clip_config,
@@ -50,6 +51,20 @@ def direct(network: CLIPModel, folder: Path) -> np.ndarray:
         cosine = image_side @ text_side / image_side.norm() / text_side.norm()
         found.append(float(cosine.detach()))
     return np.array(found)
+
+
+def test_convolutions_are_not_rounded_to_tf32(tmp_path: Path) -> None:
+    clip_folder(tmp_path)
+    clip = load_clip(Place(str(tmp_path)), CPU)
+    before, seen = torch.backends.cudnn.allow_tf32, []
+    clip.network.vision_model.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+    )
+    for _ in range(2):
+        clip.pictures(pictures().pixels)
+    assert before
+    assert seen == [False, False]
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_it_is_the_cosine_of_picture_and_prompt(tmp_path: Path) -> None:

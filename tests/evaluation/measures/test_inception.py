@@ -145,9 +145,7 @@ def test_kid_and_inception_score_are_torch_fidelitys(torch_fidelity: ModuleType)
         first.double(), second.double(), kid_subset_size=100, verbose=False
     )
     assert score.value == pytest.approx(told["kernel_inception_distance_mean"], rel=1e-9)
-    assert score.deviation == pytest.approx(
-        told["kernel_inception_distance_std"], rel=1e-9
-    )
+    assert score.deviation == pytest.approx(told["kernel_inception_distance_std"], rel=1e-9)
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,7 @@ def test_metrics_of_a_network_share_a_reference_file(tmp_path: Path) -> None:
     )
     assert made == [Path(shared), Path(lean)]
     assert [read_reference(path).features.rows is not None for path in made] == [True, False]
+    assert measure.names == ("FID", "KID", "FID again")
     measuring = measure.begin(subject(KEEPING))
     measuring.update(pictures(noise(40, seed=0)))
     fid, kid, again = measuring.scores()
