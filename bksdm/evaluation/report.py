@@ -12,8 +12,8 @@ from bksdm.evaluation.score import Score
 WIDTH: Final = 80
 _GAP: Final = 2
 LEGEND: Final = (
-    "[low, high]: 95 % interval, of times the middle half; (s.d.) of KID and Inception Score over\n"
-    "parts of the pictures; (%): beside the first"
+    "[low, high]: 95 % interval, of times the middle half; (%): beside the first;\n"
+    "(number): standard deviation over parts of the pictures, no interval"
 )
 
 Row = tuple[str, Callable[[ModelResult], str]]
