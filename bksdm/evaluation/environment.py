@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from PIL import features
 
 import bksdm
 from bksdm.evaluation.cost.machine import machine
 
-PACKAGES: Final = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
+PACKAGES: Final = (
+    *("torch", "diffusers", "transformers", "tokenizers", "torchmetrics", "torch-fidelity"),
+    *("numpy", "scipy", "pillow"),
+)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -28,6 +32,8 @@ def environment(device: torch.device) -> dict[str, Any]:
             "bksdm": bksdm.__version__,
             "python": platform.python_version(),
             **{name: _version(name) for name in PACKAGES},
+            # JPEG's bytes, and so FID, depend on it in the last digits.
+            "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
         },
         "machine": asdict(machine(device)),
     }
