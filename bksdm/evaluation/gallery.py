@@ -178,13 +178,14 @@ def pictures(
         for start in range(0, len(prompts), sampling.batch_size)
     ]
     with ThreadPoolExecutor(_WRITERS) as pool:
-        written: list[list[Future[None]]] = []
-        for i, chunk in enumerate([*chunks, []]):
+        before: tuple[Sequence[Prompt], list[Future[None]]] | None = None
+        for chunk in [*chunks, []]:
             missing = [prompt for prompt in chunk if not gallery.has(prompt)]
             made = generate(pipeline, missing, sampling)
-            written.append([pool.submit(gallery.add, item) for item in made])
-            if i > 0:
-                yield _finished(chunks[i - 1], written[i - 1], gallery, baseline)
+            written = [pool.submit(gallery.add, item) for item in made]
+            if before is not None:
+                yield _finished(*before, gallery, baseline)
+            before = chunk, written
 
 
 def _finished(
