@@ -5,12 +5,22 @@ import re
 import sys
 import traceback
 from dataclasses import dataclass
+from typing import Final
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from bksdm.errors import InputError, LostProcessError, ToldElsewhereError, of_the_disk
 from bksdm.processes import this_process
+
+_LESS_OF_A_STEP: Final = (
+    "use a smaller data.batch_size (data.global_batch stays), or speed.gradient_checkpointing=true"
+)
+_LESS_MEMORY: Final = {
+    "generate": "use a smaller batch_size, or dtype=float16",
+    "evaluate": "use a smaller protocol.sampling.batch_size, or protocol.sampling.dtype=float16",
+    "encode": "use a smaller batch_size, or precision=float16",
+}
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,7 @@ def _explanation(error: BaseException, verb: str) -> str | None:
         if isinstance(link, OSError) and (told := of_the_disk(link)) is not None:
             return told
     if any(type(link).__name__ == "OutOfMemoryError" for link in chain):
-        return (
-            "the GPU's memory is full; use a smaller data.batch_size (data.global_batch stays), or "
-            "speed.gradient_checkpointing=true"
-        )
+        return f"the GPU's memory is full; {_LESS_MEMORY.get(verb, _LESS_OF_A_STEP)}"
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra"):
         return _of_setting(one_line(error), verb)
     if _raised_by(error, "submitit"):  # no Slurm here, or sbatch refuses

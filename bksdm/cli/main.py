@@ -31,6 +31,8 @@ POSITIONAL = {"report": "model"}  # verbs that take bare arguments, and which se
 TEXTS = (  # free text, where Hydra has a grammar
     "prompt",
     "prompts",
+    "protocol.prompts.path",
+    "title",
     "data.shards",
     "data.validation_shards",
     "shards",
@@ -134,10 +136,10 @@ def gathered(verb: str, arguments: list[str]) -> list[str]:
 
 def quoted_text(override: str) -> str:
     """`prompt=a cat, a dog` and `data.shards=a/{0..9}.tar` as Hydra wants them: quoted, unless they
-    are a list or quoted already.
+    are a list, nothing (null), or quoted already.
     """
-    name, equals, value = override.partition("=")
-    if name not in TEXTS or not equals or value[:1] in ("", "[", "'", '"'):
+    name, _, value = override.partition("=")
+    if name not in TEXTS or value in ("", "null") or value[:1] in ("[", "'", '"'):
         return override
     return f"{name}={_quoted(value)}"
 

@@ -114,7 +114,9 @@ def named_model(name: str) -> NamedModel:
 
 def plan_values(plan: BlockPlan, teacher: Mapping[str, Any]) -> dict[str, Any]:
     """A plan beside its teacher's U-Net config, as plain values."""
-    return asdict(plan) | {"teacher": dict(teacher)}
+    # Underscores: versions, and the path that it was loaded from.
+    config = {name: value for name, value in teacher.items() if name[0] != "_"}
+    return asdict(plan) | {"teacher": config}
 
 
 def run_settings(name: str) -> DictConfig | None:

@@ -29,6 +29,11 @@ def run(config: DictConfig) -> int:
     """Write the shards that are not there yet; or, with `reference=`, a protocol's references."""
     if "_target_" in config.reference:
         return prepare_reference(config, workers=_workers(config.workers))
+    if config.reference_prompts is not None or config.allow_partial:
+        raise InputError(
+            "reference_prompts= and allow_partial= are of a protocol's references; expected"
+            " reference=, too"
+        )
     # Of references alone; and shards that were begun before there were any go on.
     values = {name: value for name, value in plain(config).items() if name not in OF_REFERENCES}
     source = built(config.source, object)

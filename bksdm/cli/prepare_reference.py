@@ -116,7 +116,7 @@ def prepare_reference(config: DictConfig, *, workers: int) -> int:
         out.mkdir(parents=True, exist_ok=True)
         before = wanted.made_of | {"finished": False, "zips": zips, "references": {}}
         write_provenance(out, before)
-    elif before["finished"] and not missing:
+    elif before["finished"] and not missing and (out / PROMPTS).is_file():
         print(f"{out} is complete; remove it to make it anew")
         return 0
     write_text(out / PROMPTS, wanted.prompts)
@@ -172,9 +172,10 @@ def _claimed(out: Path, wanted: _Wanted) -> dict[str, Any]:
     """What was made of the set before; nothing else may be in its folder."""
     before = read_provenance(out)
     if before is None:
-        if (out / PROMPTS).exists():
+        there = next(out.iterdir(), None) if out.is_dir() else None
+        if there is not None:  # files that it writes over, or a folder that it removes
             raise InputError(
-                f"{out} holds a {PROMPTS} that is not of bksdm prepare; use another out="
+                f"{out} holds {there.name}, which is not of bksdm prepare; use another out="
             )
         return {}
     differ = differing_keys(before, wanted.made_of, free=_FREE)

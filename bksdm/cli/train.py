@@ -95,10 +95,11 @@ def run(config: DictConfig) -> int:
             if rest is not None and process.first:
                 finish(config, folder, rest, gpu=trainer.gpu)
             return code
-        except SystemExit:  # a signal before or after the training: there is nothing to save
-            assert signals.received is not None
+        except SystemExit as ended:  # a signal before or after the training: nothing to save
             signals.patient = True
-            told = requeue_or_wait(signals.received, first=process.first)
+            # Not `signals.received`: while pictures are made, `Progress` has the handlers.
+            received = signal.Signals(int(ended.code or 0) - 128)
+            told = requeue_or_wait(received, first=process.first)
             if told:
                 print(told, flush=True)
             raise

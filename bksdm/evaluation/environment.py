@@ -1,6 +1,8 @@
 """What a measurement was made with: versions, hardware, command, commit."""
 
+import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -37,6 +39,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         },
         "machine": asdict(machine(device)),
     }
+
+
+def without_home(text: str) -> str:
+    """A text with the user's home folder as ~: whose machine it was is nobody's business."""
+    home = os.path.expanduser("~").rstrip("/")
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text) if home else text
 
 
 def _version(package: str) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling
 from bksdm.evaluation.keeping import Keeping
@@ -33,10 +34,17 @@ class Protocol:
     latents: bool = False
 
     def __post_init__(self) -> None:
-        if not self.measures or not self.wanted:
+        _settings("protocol.prompts", self.prompts, has="read")
+        _settings("protocol.sampling", self.sampling, has="prepared")
+        _settings("protocol.keeping", self.keeping, has="generated")
+        expected.switch("protocol.latents", self.latents)
+        if not self.measures or not isinstance(self.measures, dict) or not self.wanted:
             raise InputError(
                 f"protocol {self.name}: measures={self.measures}; expected at least one"
             )
+        for name, measure in self.measures.items():
+            if measure is not None:
+                _settings(f"protocol.measures.{name}", measure, has="begin")
         names = [name for measure in self.wanted for name in measure.names]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -54,3 +62,11 @@ class Protocol:
     def wanted(self) -> list[Measure]:
         """The measures that are taken."""
         return [measure for measure in self.measures.values() if measure is not None]
+
+
+def _settings(name: str, value: object, *, has: str) -> None:
+    """Refuse what the shell may have put in the place of a group of settings."""
+    if not hasattr(value, has):
+        raise InputError(
+            f"{name}={value}: expected its settings, as conf/protocol/*.yaml have them"
+        )

@@ -12,6 +12,7 @@ from typing import Any, Final
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
 from bksdm.evaluation.comparison import Comparison, Interval, Verdict
+from bksdm.evaluation.environment import without_home
 from bksdm.evaluation.score import Better, Items, Score
 
 FORMAT: Final = 1
@@ -51,8 +52,10 @@ class ModelResult:
         protocol: name and all settings, as plain values.
         scores: in the protocol's order; `items` are not in the JSON but in `items.csv` beside it.
         against: comparisons with a baseline.
-        cost: parameters and MACs, as plain values (`evaluation.cost`); None if not counted.
-        speed: latency and throughput, as plain values (`evaluation.latency`); None if not measured.
+        cost: parameters and MACs, as plain values (`evaluation.cost.image_cost`); None if
+            not counted.
+        speed: latency and throughput, as plain values (`evaluation.cost.latency`); None if not
+            measured.
         unet: the U-Net's config, for its drawing.
         plan: which blocks of its teacher it kept, as `BlockPlan`'s plain values, with the teacher's
             U-Net config under "teacher"; None where it is not known.
@@ -120,11 +123,13 @@ def _without_items(result: ModelResult) -> ModelResult:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has neither NaN nor infinity: null."""
+    """JSON has neither NaN nor infinity: null. No home folder is in a path."""
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, str):
+        return without_home(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

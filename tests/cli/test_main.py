@@ -163,6 +163,8 @@ def test_prompts_may_have_commas_and_quotes() -> None:
     assert quoted_text("prompt=[a,b]") == "prompt=[a,b]"
     assert quoted_text("prompt='x'") == "prompt='x'"
     assert quoted_text("model=a,b") == "model=a,b"
+    assert quoted_text("title=null") == "title=null"
+    assert quoted_text("title=Ours, first") == "title='Ours, first'"
     assert quoted_text("data.shards=a/{0..9}.tar") == "data.shards='a/{0..9}.tar'"
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,11 +192,32 @@ def test_references_are_made_of_coco_alone(
 def test_a_folder_of_somebody_else_is_left_alone(
     run_cli: Cli, official: TinyCoco, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / OUT).mkdir(parents=True)
-    (tmp_path / OUT / "prompts.csv").write_text("mine")
-    assert run_cli(*official.arguments, *SETTINGS, f"{COUNT}=4") == 2
-    assert "not of bksdm prepare" in refused(capsys)
-    assert (tmp_path / OUT / "prompts.csv").read_text() == "mine"
+    for name in ("prompts.csv", "parts/mine.txt"):
+        mine = tmp_path / "mine" / name
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        assert run_cli(*official.arguments, *SETTINGS, f"{COUNT}=4", "out=mine") == 2
+        assert "not of bksdm prepare" in refused(capsys)
+        assert mine.read_text() == "mine"
+        shutil.rmtree(tmp_path / "mine")
+
+
+def test_prompts_that_are_gone_are_written_again(run_cli: Cli, official: TinyCoco) -> None:
+    arguments = [*official.arguments, *SETTINGS, f"{COUNT}=4"]
+    assert run_cli(*arguments) == 0
+    before = contents(OUT)
+    (OUT / "prompts.csv").unlink()
+    assert run_cli(*arguments) == 0
+    assert contents(OUT) == before
+
+
+@pytest.mark.parametrize("setting", ["reference_prompts=mine.csv", "allow_partial=true"])
+def test_settings_of_references_want_a_reference(
+    run_cli: Cli, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert run_cli("prepare", setting) == 2
+    assert "expected reference=" in refused(capsys)
+    assert not Path("data").exists()
 
 
 def test_what_prepare_makes_evaluate_takes(run_cli: Cli, tiny: TinyCoco) -> None:

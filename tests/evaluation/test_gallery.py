@@ -249,7 +249,7 @@ def test_half_a_picture_is_refused_in_one_line(
         assert "\n" not in str(refused.value)
 
 
-def test_any_damage_of_a_png_is_noticed_or_harmless(
+def test_damage_of_a_png_is_one_line_where_it_is_noticed(
     pipeline: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     kept = gallery(tmp_path, latents=False)

@@ -193,3 +193,20 @@ def test_damaged_items_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / ITEMS).write_text(text)
     with pytest.raises(InputError, match="evaluate again"):
         read_items(tmp_path)
+
+
+def test_no_home_folder_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    made = ModelResult(
+        name="/home/ada/models/a",
+        weights="w",
+        protocol={"prompts": "/home/ada.txt"},
+        scores=(),
+        environment={"command": "bksdm evaluate model=/home/ada/models/a out=/data/home/ada"},
+    )
+    write_results([made], tmp_path / "results.json")
+    [found] = read_results(tmp_path / "results.json")
+    assert found.name == "~/models/a"
+    assert found.protocol["prompts"] == "/home/ada.txt"
+    command = "bksdm evaluate model=~/models/a out=/data/home/ada"
+    assert found.environment["command"] == command

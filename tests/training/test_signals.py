@@ -1,8 +1,12 @@
 import os
+import shutil
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from bksdm.cli.progress import Progress
 from bksdm.training.signals import HEEDED, Signals
 
 
@@ -31,3 +35,23 @@ def test_a_second_ctrl_c_waits_for_nothing() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", HEEDED)
+def test_a_signal_while_a_trained_run_is_evaluated_is_one_end(
+    run_cli: Callable[..., int],
+    tiny_run: list[str],
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    def evaluated(*arguments: object, **keywords: object) -> None:
+        with Progress(1, what=whole.name) as progress:
+            os.kill(os.getpid(), number)
+            progress.advance(1)
+
+    monkeypatch.setattr("bksdm.cli.train.finish", evaluated)
+    shutil.rmtree(whole / "student")
+    with pytest.raises(SystemExit) as ended:
+        run_cli(*tiny_run, "name=whole", "checkpoint.keep_every_n_steps=1")
+    assert ended.value.code == 128 + number

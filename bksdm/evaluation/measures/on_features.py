@@ -63,8 +63,8 @@ class OnFeatures:
     metrics: Sequence[FeatureMetric]
 
     def __post_init__(self) -> None:
-        if not self.metrics:
-            raise InputError("OnFeatures: metrics=[]; expected at least one")
+        if not isinstance(self.metrics, list | tuple) or not self.metrics:
+            raise InputError(f"OnFeatures: metrics={self.metrics}; expected a list, at least one")
 
     @property
     def names(self) -> tuple[str, ...]:

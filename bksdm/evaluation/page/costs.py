@@ -1,6 +1,6 @@
 """What a model costs, out of the plain values of its results.
 
-Reads `evaluation.image_cost.ImageCost` and `evaluation.latency.ModelLatency` as they stand in
+Reads `cost.image_cost.ImageCost` and `cost.latency.ModelLatency` as they stand in
 `results.json`.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bksdm.evaluation.results import ModelResult
 
-_GUIDED: Final = 2  # rows of a U-Net call for one image with guidance
+_GUIDED: Final = 2  # rows of a U-Net call for one image with guidance, where it is not told
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def costs_of(result: ModelResult) -> Costs:
     """The costs of a model."""
     unet: Mapping[str, Any] = ((result.cost or {}).get("unet") or {}).get("total") or {}
     speed = result.speed or {}
-    call = _of_batch(speed.get("unet_calls") or (), _GUIDED)
+    rows = (result.cost or {}).get("rows", _GUIDED)
+    call = _of_batch(speed.get("unet_calls") or (), rows)
     images = speed.get("images") or ()
     image = _of_batch(images, 1)
     fastest: Mapping[str, Any] = max(

@@ -17,6 +17,10 @@ _COUNTS: Final = {
     "macs_published": "the same as published",
 }
 
+# Of a protocol: what its pictures depend on.
+_MADE_SO: Final = ("prompts_sha256", "settings.sampling.", "settings.keeping.")
+_MAY_DIFFER: Final = ("settings.sampling.batch_size",)
+
 Rows = Sequence[tuple[str, str]]
 
 
@@ -27,10 +31,12 @@ class Repeat:
     Attributes:
         shared: settings, versions and hardware that all models have in common.
         models: each model's own, by label.
+        unlike: settings that differ among the models, so that their scores do not compare.
     """
 
     shared: Rows
     models: Sequence[tuple[str, Rows]]
+    unlike: Sequence[str]
 
 
 def repeat(evaluated: Evaluated) -> Repeat:
@@ -47,7 +53,18 @@ def repeat(evaluated: Evaluated) -> Repeat:
             (model.label, tuple((name, value) for name, value in own.items() if name not in shared))
             for (model, _), own in zip(evaluated.rows, every, strict=True)
         ),
+        _unlike([dict(flat(source.result.protocol)) for _, source in evaluated.rows]),
     )
+
+
+def _unlike(protocols: Sequence[Mapping[str, str]]) -> list[str]:
+    """Of prompts and pictures; a measure more or less changes no other score."""
+    names = dict.fromkeys(name for each in protocols for name in each if name.startswith(_MADE_SO))
+    return [
+        name.removeprefix("settings.")
+        for name in names
+        if name not in _MAY_DIFFER and len({each.get(name) for each in protocols}) > 1
+    ]
 
 
 def _rows(source: Source) -> Rows:

@@ -38,7 +38,7 @@ def sample_grid(evaluated: Evaluated) -> SampleGrid | None:
     shown = [(model, source) for model, source in evaluated.rows if source.result.images]
     prompts: dict[str, str] = dict(shown[0][1].prompts) if shown else {}
     for _, source in shown[1:]:
-        prompts = {key: text for key, text in prompts.items() if key in source.prompts}
+        prompts = {key: text for key, text in prompts.items() if source.prompts.get(key) == text}
     if not prompts:
         return None
     chosen = evenly(list(prompts), PROMPTS)

@@ -38,6 +38,14 @@ class Source:
         """The name of its protocol."""
         return str(self.result.protocol.get("name", "protocol"))
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What galleries of one model under one protocol share, whatever its weights."""
+        images = self.result.images
+        folder = self.folder if images is None else (self.folder / images).parent
+        stem, name = folder.name[: -GALLERY_DIGITS - 1], slug(self.result.name)
+        return (folder.parent if stem == name else folder, self.result.name, self.protocol)
+
     def picture(self, prompt: str) -> Path | None:
         """Where the picture of a prompt should be; None where none were kept."""
         if self.result.images is None:
@@ -47,7 +55,8 @@ class Source:
 
 def sources(names: Sequence[str], *, evaluations: Path = EVALUATIONS) -> list[Source]:
     """The results of files, folders, runs and models, in the order of the names, after the
-    baselines that they were compared with; of the same weights under the same protocol the newest.
+    baselines that they were compared with; of the same weights under the same protocol, and of
+    what one name stands for in one place, the newest.
 
     Args:
         names: what the user named.
@@ -56,18 +65,27 @@ def sources(names: Sequence[str], *, evaluations: Path = EVALUATIONS) -> list[So
     Raises:
         InputError: nothing there, or a file that is no results file.
     """
-    named = [
-        source
-        for name in names
-        for file in results_files(name, evaluations=evaluations)
-        for source in _read(file, named=name)
-    ]
+    named: list[Source] = []
+    for name in names:
+        files = results_files(name, evaluations=evaluations)
+        named += _newest([source for file in files for source in _read(file, named=name)])
     found: dict[tuple[str, str], Source] = {}
     for source in [*_baselines(named, evaluations), *named]:
         key = source.result.weights, source.protocol
         if key not in found or _date(found[key]) < _date(source):
             found[key] = source
     return list(found.values())
+
+
+def _newest(of_one_name: Sequence[Source]) -> list[Source]:
+    """Without galleries of what a model was before it was trained further: the same model's under
+    the same protocol in the same place, of other weights.
+    """
+    newest: dict[tuple[object, ...], str] = {}
+    for source in of_one_name:
+        key = source.place
+        newest[key] = max(newest.get(key, ""), _date(source))
+    return [source for source in of_one_name if _date(source) == newest[source.place]]
 
 
 def _date(source: Source) -> str:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from bksdm.evaluation.page.costs import costs_of
+from bksdm.evaluation.page.evaluated import by_protocol
+from bksdm.evaluation.page.models import models_of
 from bksdm.evaluation.page.numbers import DASH
 from bksdm.evaluation.page.page import page
 from bksdm.evaluation.page.pairs import by_prompt
-from bksdm.evaluation.page.samples import evenly
+from bksdm.evaluation.page.samples import evenly, sample_grid
 from bksdm.evaluation.page.sources import Source, sources
 from bksdm.evaluation.score import Better, Items, Score
 from tests.evaluation.page.world import (
@@ -239,3 +242,33 @@ def test_without_times_of_images_those_of_calls_are_plotted(html: str) -> None:
 
 def test_every_plan_is_drawn(html: str) -> None:
     assert html.count('<svg class="unet"') == 2 + len(PLANS) + 1
+
+
+def test_models_that_were_not_made_alike_are_said_not_to_compare(html: str) -> None:
+    assert "do not compare" not in html
+    teacher, small = results()
+    other = dict(small.result.protocol, prompts_sha256="ab")
+    settings = {"settings": {"sampling": {"steps": 10, "guidance": 3.0, "batch_size": 3}}}
+    both = [teacher, replace(small, result=replace(small.result, protocol=other | settings))]
+    text = " ".join(" ".join(Elements(page(both)).texts).split())
+    assert "evaluated with different sampling.steps, prompts." in text
+
+
+def test_pictures_of_other_prompts_share_no_column() -> None:
+    teacher, small = results()
+    texts = {"000000": "a cat", "000001": "a dog"}
+    ours = replace(teacher, prompts=texts)
+    theirs = replace(small, prompts=texts | {"000000": "a bird"})
+    grid = sample_grid(by_protocol([ours, theirs], models_of([ours, theirs]))[0])
+    assert grid is not None
+    assert grid.captions == ("a dog",)
+
+
+def test_the_call_of_an_image_without_guidance_has_one_row() -> None:
+    [_, small] = results()
+    costs = costs_of(small.result)
+    assert costs.call_seconds is not None
+    alone = replace(small.result, cost=dict(small.result.cost or {}, rows=1))
+    call = costs_of(alone).call_seconds
+    assert call is not None
+    assert call.median == pytest.approx(costs.call_seconds.median * 0.011 / 0.0197)

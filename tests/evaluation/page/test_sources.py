@@ -117,3 +117,23 @@ def test_a_model_s_name_stands_for_its_evaluations_and_their_baseline(tmp_path: 
     assert found == ["shapes", "runs/a"]
     with pytest.raises(InputError, match="runs/b: no results there"):
         sources(["runs/b"], evaluations=root)
+
+
+def test_of_a_model_that_was_trained_further_the_last_state_counts(tmp_path: Path) -> None:
+    old, new, other = (
+        replace(
+            shapes_result("runs/a" if i < 3 else "runs/b", i),
+            environment={"date": f"2026-11-2{i}T00:00:00+00:00"},
+        )
+        for i in (1, 2, 3)
+    )
+    root = tmp_path / "shapes"
+    folders = [root / "runs-a-00000001", root / "runs-a-00000002", root / "runs-b-00000001"]
+    for result, folder in zip((old, new, other), folders, strict=True):
+        write_results([result], folder / "results.json")
+    found = [source.result.weights for source in sources(["runs/a"], evaluations=tmp_path)]
+    assert found == [new.weights]
+    found = [source.result.weights for source in sources([str(tmp_path)])]
+    assert found == [new.weights, other.weights]
+    both = [source.result.weights for source in sources([str(folders[0]), str(folders[1])])]
+    assert both == [old.weights, new.weights]

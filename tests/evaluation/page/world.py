@@ -40,14 +40,14 @@ def teacher_unet(name: str) -> dict[str, Any]:
 
 @cache
 def cost(teacher: str, plan: BlockPlan | None) -> Mapping[str, Any]:
-    """As `evaluation.image_cost` stands in results."""
+    """As `evaluation.cost.image_cost` stands in results."""
     config = teacher_unet(teacher)
     whole = unet_cost(config if plan is None else student_config(config, plan))
     return {"unet": {"total": asdict(whole), "stages": {}}}
 
 
 def speed(ratio: float) -> dict[str, Any]:
-    """As `evaluation.latency` stands in results."""
+    """As `evaluation.cost.latency` stands in results."""
 
     def measured(batch: int, seconds: float) -> dict[str, Any]:
         def around(value: float) -> dict[str, float]:
