@@ -126,8 +126,11 @@ class Noise:
 
 def begun(weights: Path, count: int, subject: Subject) -> Measuring:
     """FD and CMMD on a network that is loaded, beside a reference set that is ready."""
-    metrics = [Frechet(reference=Noise(count), name="FD"), Cmmd(reference=Noise(count))]
-    return OnFeatures(network=Dinov2(weights=str(weights)), metrics=metrics).begin(subject)
+    measure = OnFeatures(
+        network=Dinov2(weights=str(weights)),
+        metrics=[Frechet(reference=Noise(count), name="FD"), Cmmd(reference=Noise(count))],
+    )
+    return measure.begin(subject)
 
 
 def measured(
