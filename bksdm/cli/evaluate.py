@@ -23,20 +23,18 @@ def run(config: DictConfig) -> int:
     """Make the pictures that are missing, measure, compare, print the tables."""
     process, gpus = this_process(), torch.cuda.device_count()
     count = _to_start(config.devices, process, gpus)
+    models, compared = _models(config)
+    plan = Plan(
+        protocol=built(config.protocol, Protocol),
+        settings=plain(config)["protocol"],
+        root=folder(config, "out"),
+        compared=compared,
+        latency=built(config.latency, LatencySettings) if config.latency else None,
+    )
     if count > 1:
         return start_processes(["evaluate", *hydra_flags(), *task_overrides()], count=count)
-    protocol = built(config.protocol, Protocol)
-    values = plain(config)["protocol"]
     # Gloo, also where there are GPUs: scores are added up on the CPU.
     with joined(process, gpu=False, minutes=_MINUTES) as peers:
-        models, compared = peers.each(lambda: _models(config))
-        plan = Plan(
-            protocol=protocol,
-            settings=values,
-            root=folder(config, "out"),
-            compared=compared,
-            latency=built(config.latency, LatencySettings) if config.latency else None,
-        )
         found = evaluate_models(models, plan, peers)
     if process.first:
         print("\n".join(f"results: {one.file}" for one in found))
@@ -62,14 +60,24 @@ def _models(config: DictConfig) -> tuple[list[NamedModel], bool]:
     if config.baseline is None:
         return models, False
     if config.baseline != AUTO:
-        first = _name(config.baseline)
-        others = [model for model in models if model.name != first]
-        found = [model for model in models if model.name == first] or [named_model(first)]
-        return found + others, True
+        return _distinct([named_model(_name(config.baseline)), *models]), True
     teacher = _teacher(names)
     if teacher is None:
         return models, len(models) > 1
-    return [teacher, *(model for model in models if model.name != teacher.name)], True
+    return _distinct([teacher, *models]), True
+
+
+def _distinct(models: Sequence[NamedModel]) -> list[NamedModel]:
+    """Each once, in order."""
+    kept: dict[str, NamedModel] = {}
+    for model in models:
+        other = kept.setdefault(model.name, model)
+        if other.place != model.place:
+            raise InputError(
+                f"two models are called {model.name}: {other.place} and {model.place}; expected one"
+                " of that name: give the baseline as baseline=FOLDER"
+            )
+    return list(kept.values())
 
 
 def _teacher(names: Sequence[str]) -> NamedModel | None:

@@ -22,7 +22,7 @@ from bksdm.evaluation.gallery import IMAGES, Gallery, gallery_of, prompts_hash
 from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.report import LEGEND, cost_table, score_table, verdicts
-from bksdm.evaluation.results import RESULTS, ModelResult, write_items, write_results
+from bksdm.evaluation.results import RESULTS, ModelResult, with_earlier, write_items, write_results
 from bksdm.evaluation.score import Score
 from bksdm.processes import Process
 from bksdm.training.peers import Peers, lost_told
@@ -70,7 +70,8 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
     compared, and print the tables; every model's results lie beside its pictures.
     """
     prompts = peers.each(plan.protocol.prompts.read)
-    hashes = [part_hashes(model.pipeline) for model in models]  # before anything is cast
+    # All of them first: a model that cannot be read is told at once, and none is cast yet.
+    hashes = [peers.decided(partial(_hashes, model)) for model in models]
     found: list[Evaluated] = []
     baseline: Baseline | None = None
     for model, parts in zip(models, hashes, strict=True):
@@ -93,9 +94,13 @@ def evaluate_models(models: Sequence[NamedModel], plan: Plan, peers: Peers) -> l
     return found
 
 
+def _hashes(model: NamedModel) -> dict[str, str]:
+    return part_hashes(model.load())
+
+
 def _write(one: Evaluated) -> None:
     write_items(one.result.scores, one.gallery.folder)
-    write_results([one.result], one.file)
+    write_results([with_earlier(one.result, one.file)], one.file)
 
 
 def _write_sheets(found: Sequence[Evaluated], prompts: Sequence[Prompt], decide: str) -> None:
@@ -116,8 +121,9 @@ def _evaluated(
 ) -> Evaluated:
     process, weights = peers.process, fingerprint(parts)
     gallery = peers.decided(partial(_gallery, model, weights, prompts, plan))
-    move(model.pipeline, _device(process))
-    made = peers.each(partial(ready, model.pipeline, plan.protocol))
+    pipeline = peers.each(model.load)
+    move(pipeline, _device(process))
+    made = peers.each(partial(ready, pipeline, plan.protocol))
     shown = Progress(len(prompts), what=model.name, shown=process.first)
     with lost_told(), shown as progress:
         scores = evaluate(
@@ -128,10 +134,10 @@ def _evaluated(
             process=process,
             advance=lambda count: progress.advance(min(count * process.world, progress.left)),
         )
-    result = _result(model, scores, parts=parts, prompts=prompts, plan=plan)
+    result = _result(model, made.pipeline, scores, parts=parts, prompts=prompts, plan=plan)
     if baseline is not None:
         result = replace(result, against=(against(scores, baseline, plan.protocol),))
-    move(model.pipeline, torch.device("cpu"))
+    move(pipeline, torch.device("cpu"))  # of networks that are in use elsewhere
     return Evaluated(result, gallery)
 
 
@@ -140,9 +146,9 @@ def _timed(found: Sequence[Evaluated], models: Sequence[NamedModel], plan: Plan)
     if plan.latency is None:
         return list(found)
     sampling = plan.protocol.sampling
-    for model in models:
-        move(model.pipeline, _device(Process()))
-    pipelines = {model.name: sampling.prepared(model.pipeline) for model in models}
+    pipelines = {model.name: sampling.prepared(model.load()) for model in models}
+    for pipeline in pipelines.values():
+        move(pipeline, _device(Process()))
     calls = plan.latency.calls(len(pipelines))
     with Progress(calls, what="timing", unit="call") as progress:
         report = pipeline_latency(
@@ -189,6 +195,7 @@ def _gallery(model: NamedModel, weights: str, prompts: Sequence[Prompt], plan: P
 
 def _result(
     model: NamedModel,
+    pipeline: StableDiffusionPipeline,
     scores: Sequence[Score],
     *,
     parts: dict[str, str],
@@ -197,12 +204,12 @@ def _result(
 ) -> ModelResult:
     sampling = plan.protocol.sampling
     cost = image_cost(
-        parts_of_pipeline(sampling.prepared(model.pipeline)),
+        parts_of_pipeline(pipeline),
         steps=sampling.steps,
         guidance=sampling.guidance,
         size=sampling.size,
     )
-    unet = {name: value for name, value in model.pipeline.unet.config.items() if name[0] != "_"}
+    unet = {name: value for name, value in pipeline.unet.config.items() if name[0] != "_"}
     return ModelResult(
         name=model.name,
         weights=fingerprint(parts),
@@ -217,7 +224,7 @@ def _result(
         cost=asdict(cost),
         unet=unet,
         plan=model.plan,
-        environment={**environment(model.pipeline.device), "weights": parts},
+        environment={**environment(pipeline.device), "weights": parts},
         images=IMAGES,
         suffix=plan.protocol.keeping.suffix,
         curves=model.curves,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,15 +54,19 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
         print(f"picture: {grids[-1]}")
 
 
+def _model(name: str, teacher: Teacher, unet: UNet2DConditionModel) -> NamedModel:
+    return NamedModel(name=name, load=partial(assemble, teacher, unet), place="memory")
+
+
 def _evaluate(
     config: DictConfig, folder: RunFolder, rest: Rest, students: Mapping[str, UNet2DConditionModel]
 ) -> None:
     """Beside the teacher, whose other parts they share."""
     teacher, plan = rest.teacher, plan_values(rest.plan, rest.teacher.unet.config)
-    models = [NamedModel(name="teacher", pipeline=assemble(teacher, teacher.unet))]
+    models = [_model("teacher", teacher, teacher.unet)]
     for name, unet in students.items():
         unet.eval().requires_grad_(requires_grad=False)
-        models.append(NamedModel(name=name, pipeline=assemble(teacher, unet), plan=plan))
+        models.append(replace(_model(name, teacher, unet), plan=plan))
     models[-1] = replace(models[-1], curves=curves(folder.metrics))
     found = evaluate_models(
         models,

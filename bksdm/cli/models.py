@@ -2,8 +2,9 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,14 +29,16 @@ class NamedModel:
 
     Attributes:
         name: as it is shown.
-        pipeline: it.
+        load: reads it, in fp32 on the CPU; several large models need not be in memory at once.
+        place: where it comes from.
         plan: what it kept of its teacher: `BlockPlan`'s values, and the teacher's U-Net config
             under "teacher"; None where that is not known.
         curves: of its training, by name: [step, value] pairs.
     """
 
     name: str
-    pipeline: StableDiffusionPipeline
+    load: Callable[[], StableDiffusionPipeline]
+    place: str
     plan: Mapping[str, Any] | None = None
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
@@ -98,15 +101,17 @@ def named_model(name: str) -> NamedModel:
     Raises:
         InputError: nothing there.
     """
-    pipeline = named_pipeline(name)
+    place = location(name)
+    load = partial(load_pipeline, place)
     settings = run_settings(name)
     if settings is None:
-        return NamedModel(name=name, pipeline=pipeline)
+        return NamedModel(name=name, load=load, place=str(place))
     plan = built(settings.student, BlockPlan)
     source = built(settings.teacher, TeacherSource)
     return NamedModel(
         name=name,
-        pipeline=pipeline,
+        load=load,
+        place=str(place),
         plan=plan_values(plan, unet_config(source)),
         curves=curves(RunFolder(Path(name)).metrics),
     )
@@ -147,7 +152,9 @@ def teacher_of(name: str, source: TeacherSource) -> NamedModel:
             " another"
         )
     return NamedModel(
-        name=source.name, pipeline=load_pipeline(source.location, revision=source.revision)
+        name=source.name,
+        load=partial(load_pipeline, source.location, revision=source.revision),
+        place=str(source.location),
     )
 
 

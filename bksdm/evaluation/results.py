@@ -118,6 +118,19 @@ def read_results(path: Path) -> list[ModelResult]:
         ) from error
 
 
+def with_earlier(result: ModelResult, path: Path) -> ModelResult:
+    """The result with what an earlier evaluation of the same pictures measured and this one was
+    not asked for: times, and comparisons with other baselines. What cannot be read is left behind.
+    """
+    try:
+        earlier = next(each for each in read_results(path) if each.weights == result.weights)
+    except (InputError, StopIteration):
+        return result
+    now = {each.weights for each in result.against}
+    others = tuple(each for each in earlier.against if each.weights not in now)
+    return replace(result, speed=result.speed or earlier.speed, against=result.against + others)
+
+
 def _without_items(result: ModelResult) -> ModelResult:
     return replace(result, scores=tuple(replace(score, items=None) for score in result.scores))
 

@@ -13,6 +13,7 @@ from bksdm.evaluation.results import (
     ModelResult,
     read_items,
     read_results,
+    with_earlier,
     write_items,
     write_results,
 )
@@ -210,3 +211,20 @@ def test_no_home_folder_is_in_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.protocol["prompts"] == "/home/ada.txt"
     command = "bksdm evaluate model=~/models/a out=/data/home/ada"
     assert found.environment["command"] == command
+
+
+def test_what_an_earlier_evaluation_measured_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    timed = replace(result(), speed={"unet_calls": []}, against=(against("a"), against("b")))
+    write_results([timed], path)
+    again = with_earlier(replace(result(), speed=None, against=(against("b"),)), path)
+    assert again.speed == {"unet_calls": []}
+    assert [each.weights for each in again.against] == ["b", "a"]
+    other = replace(result(), weights="other", speed=None, against=())
+    assert with_earlier(other, path) == other
+    path.write_text("{}")
+    assert with_earlier(other, path) == other
+
+
+def against(weights: str) -> Against:
+    return Against(name=weights, weights=weights, deciding="FID", comparisons=())
