@@ -1,6 +1,7 @@
 """Models named on the command line: a run, a diffusers folder, a Hub id, or an embedded teacher."""
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.config import built
 from bksdm.errors import InputError
-from bksdm.export.pipeline import folder_guidance, load_pipeline
+from bksdm.export.pipeline import SAMPLING, folder_guidance, load_pipeline
+from bksdm.models.hub import hub_file
 from bksdm.models.source import TeacherSource, embedded_folder, unet_config
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.folder import RunFolder
@@ -84,15 +87,26 @@ def _may_be_hub_id(name: str) -> bool:
 
 def guidance_of(name: str) -> float | None:
     """The guidance scale that suits a model by its own word: that of the sample grids of its run,
-    or what its folder says; None for a folder or a Hub id that says nothing.
+    or what its folder or its repository on the Hub says; None where that says nothing.
 
     Raises:
-        InputError: no such folder.
+        InputError: no such folder, or what it says is no number.
     """
     settings = run_settings(name)
     if settings is not None and (found := OmegaConf.select(settings, _GUIDANCE)) is not None:
         return float(found)
-    return folder_guidance(Path(location(name)))
+    place = Path(location(name))
+    return folder_guidance(place if place.exists() else _hub_folder(name))
+
+
+def _hub_folder(repository: str) -> Path:
+    """Where the cache keeps what a repository says of its sampling; nowhere if it says nothing."""
+    try:
+        return hub_file(repository, SAMPLING, revision=None, of=f"model {repository}").parent
+    except InputError:
+        # Also where the Hub cannot be asked: a model that is in the cache is usable all the same,
+        # and whoever loads one that is not is told.
+        return Path(repository)
 
 
 def named_model(name: str) -> NamedModel:
@@ -159,13 +173,21 @@ def teacher_of(name: str, source: TeacherSource) -> NamedModel:
 
 
 def curves(metrics: Path) -> dict[str, list[list[float]]]:
-    """Losses by step of a run's metrics.csv, thinned out; empty where there is none."""
+    """Losses by step of a run's metrics.csv, thinned out evenly from the first to the last; empty
+    where there is none.
+    """
     if not metrics.exists():
         return {}
+    # Of a run that is going on, the last row may be cut anywhere, also within a number.
+    whole, end, _ = metrics.read_text().rpartition("\n")
     found: dict[str, list[list[float]]] = defaultdict(list)
-    with metrics.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name.partition("/")[2].endswith("loss"):
-                    found[name].append([float(row["step"]), float(value)])
-    return {name: pairs[:: -(-len(pairs) // _POINTS)] for name, pairs in found.items()}
+    for row in csv.DictReader(io.StringIO(whole + end)):
+        for name, value in row.items():
+            if value and name.partition("/")[2].endswith("loss"):
+                found[name].append([float(row["step"]), float(value)])
+    return {name: _thinned(pairs) for name, pairs in found.items()}
+
+
+def _thinned(pairs: list[list[float]]) -> list[list[float]]:
+    kept = np.linspace(0, len(pairs) - 1, min(len(pairs), _POINTS)).round().astype(int)
+    return [pairs[i] for i in kept]

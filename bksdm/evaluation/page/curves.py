@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -17,7 +16,6 @@ from bksdm.evaluation.page.sources import Source
 from bksdm.evaluation.page.svg import INK, ident, inline, model_colour, new_figure, style
 
 BY_TIMESTEP: Final = "by timestep"  # of a score's details
-POINTS: Final = 300  # a line has at most
 _WIDTH, _HEIGHT = 344, 230
 _FRAME: Final = (0.14, 0.19, 0.62, 0.69)  # room for names to the right
 _LOG_FROM: Final = 20  # largest over smallest
@@ -67,15 +65,9 @@ def timestep_plots(evaluated: Evaluated) -> list[Markup]:
 
 
 def line_of(model: Model, values: Sequence[Sequence[Any]]) -> Line | None:
-    """A curve of at most POINTS points, each the mean of as many neighbours; None if no value is a
-    number.
-    """
+    """A curve of the values that are numbers, as results have it; None if none is."""
     pairs = [(float(x), float(y)) for x, y in values if y is not None and math.isfinite(float(y))]
-    if not pairs:
-        return None
-    bins = np.array_split(np.array(pairs), min(len(pairs), POINTS))
-    means = [part.mean(axis=0) for part in bins]
-    return Line(model, tuple(float(m[0]) for m in means), tuple(float(m[1]) for m in means))
+    return Line(model, tuple(x for x, _ in pairs), tuple(y for _, y in pairs)) if pairs else None
 
 
 def _plot(lines: Sequence[Line], *, key: str, title: str, x: str) -> Markup:

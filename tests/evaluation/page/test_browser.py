@@ -5,6 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Read by every run of the tests, also one that leaves these out.
+pytest.importorskip("selenium", reason="pip install 'bksdm[dev]' brings selenium")
+pytest.importorskip("axe_core_python", reason="pip install 'bksdm[dev]' brings axe-core-python")
+
 from axe_core_python.selenium import Axe
 from selenium import webdriver
 from selenium.webdriver.common.by import By
