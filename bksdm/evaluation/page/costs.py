@@ -31,12 +31,13 @@ class Costs:
         macs: of one U-Net call on one row, with attention products.
         macs_published: the same as BK-SDM counts.
         call_seconds: of one U-Net call for one image.
-        call_ratio: of that to the baseline's, in the same run.
+        call_ratio: of that to the time of `timed_beside`, in the same run.
         image_seconds: of one image, prompt to pixels.
-        image_ratio: of that to the baseline's.
+        image_ratio: of that to the time of `timed_beside`.
         memory: bytes at the most, for one image.
         throughput: most images a second.
         throughput_batch: at that batch size.
+        timed_beside: name of the model that ratios of time are to; with baseline=null the first.
     """
 
     parameters: float | None = None
@@ -49,6 +50,7 @@ class Costs:
     memory: float | None = None
     throughput: float | None = None
     throughput_batch: int | None = None
+    timed_beside: str | None = None
 
 
 def costs_of(result: ModelResult) -> Costs:
@@ -75,6 +77,7 @@ def costs_of(result: ModelResult) -> Costs:
         memory=image.get("peak_bytes"),
         throughput=fastest.get("per_second"),
         throughput_batch=fastest.get("batch"),
+        timed_beside=speed.get("baseline"),
     )
 
 

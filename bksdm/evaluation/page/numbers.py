@@ -4,10 +4,15 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from bksdm.evaluation.score import Score
+from bksdm.evaluation.score import Better, Score
 
 DASH: Final = "\N{EN DASH}"
 _MINUS: Final = "\N{MINUS SIGN}"
+DIRECTION: Final = {
+    Better.HIGHER: "higher is better",
+    Better.LOWER: "lower is better",
+    Better.NEITHER: "neither way is better",
+}
 THIN: Final = "\N{NARROW NO-BREAK SPACE}"
 _PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 

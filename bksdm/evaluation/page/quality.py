@@ -11,7 +11,7 @@ from bksdm.evaluation.page.costs import Costs, Spread, costs_of
 from bksdm.evaluation.page.evaluated import Evaluated
 from bksdm.evaluation.page.labels import HEIGHT, LETTER, Box, Name, beside, fitting
 from bksdm.evaluation.page.models import Model
-from bksdm.evaluation.page.numbers import prefix, short, shown, significant, there
+from bksdm.evaluation.page.numbers import DIRECTION, prefix, short, shown, significant, there
 from bksdm.evaluation.page.svg import (
     FONT,
     INK,
@@ -29,11 +29,6 @@ _WIDTH, _HEIGHT = 344, 270
 _FRAME: Final = (0.15, 0.17, 0.81, 0.76)  # of the axes, in parts of the figure
 _SMALL: Final = 9.5  # font size of published models
 _LONGEST: Final = 140.0  # px of a name
-_DIRECTION: Final = {
-    Better.HIGHER: "higher is better",
-    Better.LOWER: "lower is better",
-    Better.NEITHER: "neither way is better",
-}
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def points_of(evaluated: Evaluated, axis: Axis) -> list[Point]:
 
 def _plot(evaluated: Evaluated, axis: Axis, points: list[Point]) -> Markup:
     score = evaluated.example(evaluated.deciding or "")
-    direction = _DIRECTION[score.better if score else Better.NEITHER]
+    direction = DIRECTION[score.better if score else Better.NEITHER]
     factor, letter = prefix(point.cost for point in points)
     with style():
         figure = new_figure(_WIDTH, _HEIGHT)

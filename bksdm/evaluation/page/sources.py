@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,8 @@ def results_files(name: str, *, evaluations: Path) -> list[Path]:
     # Its own first: a run's names models as training does; the others are of `bksdm evaluate`.
     own = sorted(path.rglob(RESULTS), key=lambda file: (len(file.parts), file))
     digits = "[0-9a-f]" * GALLERY_DIGITS
-    of_model = sorted(evaluations.glob(f"*/{glob.escape(slug(name))}-{digits}/{RESULTS}"))
+    alike = sorted(evaluations.glob(f"*/{glob.escape(slug(name))}-{digits}/{RESULTS}"))
+    of_model = [file for file in alike if _is_of(file, name)]  # runs/a-b and runs-a/b are alike
     files = list(dict.fromkeys([*own, *of_model]))
     if not files:
         raise InputError(
@@ -130,6 +132,11 @@ def results_files(name: str, *, evaluations: Path) -> list[Path]:
             " writes them"
         )
     return files
+
+
+def _is_of(file: Path, name: str) -> bool:
+    wanted = os.path.normpath(name)  # runs/a/ and ./runs/a are runs/a
+    return any(os.path.normpath(result.name) == wanted for result in read_results(file))
 
 
 def _read(file: Path, *, named: str) -> list[Source]:

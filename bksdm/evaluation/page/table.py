@@ -7,17 +7,20 @@ from typing import Final
 from bksdm.evaluation.page.costs import Costs, Spread, costs_of
 from bksdm.evaluation.page.evaluated import Evaluated
 from bksdm.evaluation.page.models import Model
-from bksdm.evaluation.page.numbers import DASH, decimals, fixed, prefix, shown, significant, there
+from bksdm.evaluation.page.numbers import (
+    DASH,
+    DIRECTION,
+    decimals,
+    fixed,
+    prefix,
+    shown,
+    significant,
+    there,
+)
 from bksdm.evaluation.page.published import PublishedModel
 from bksdm.evaluation.score import Better, Score
 
 _TO: Final = "\N{EN DASH}"
-_RATIO: Final = "ratio to baseline"
-_DIRECTION: Final = {
-    Better.HIGHER: "higher is better",
-    Better.LOWER: "lower is better",
-    Better.NEITHER: "a distance",
-}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class _Ratios:
+    """What ratios of time are to.
+
+    Attributes:
+        note: of their columns.
+        asides: of our models, where it is not the same for all.
+    """
+
+    note: str
+    asides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """Columns in which nobody has a number are left out."""
 
@@ -77,7 +93,8 @@ def table(evaluated: Evaluated) -> Table:
     names = [(model.label, model) for model, _ in evaluated.rows]
     heads = [*names, *((other.name, None) for other in others)]
     made = [_score_column(evaluated, name, others) for name in evaluated.scores]
-    made += _cost_columns([costs_of(source.result) for _, source in evaluated.rows], others)
+    costs = [costs_of(source.result) for _, source in evaluated.rows]
+    made += _cost_columns(costs, others, ratios=_ratios(evaluated, costs))
     kept = [
         (column, cells) for column, cells in made if any(cell.value is not None for cell in cells)
     ]
@@ -105,7 +122,7 @@ def _score_column(
     column = Column(
         name,
         unit="%" if shares else "",
-        note=_DIRECTION[better],
+        note=DIRECTION[better],
         better=better,
         decides=name == evaluated.deciding,
     )
@@ -133,8 +150,23 @@ def _plain_cell(value: float | None, places: int) -> Cell:
     return Cell() if value is None else Cell(fixed(value, places), value)
 
 
+def _ratios(evaluated: Evaluated, costs: Sequence[Costs]) -> _Ratios:
+    """Said by name where it is not one baseline for all."""
+    labels = {model.name: model.label for model, _ in evaluated.rows}
+    timed = [each for each in costs if each.call_ratio or each.image_ratio]
+    beside = {each.timed_beside for each in timed}
+    if len(beside) > 1:
+        names = (each.timed_beside or "baseline" for each in costs)
+        asides = tuple(f", to {labels.get(name, name)}" for name in names)
+        return _Ratios("ratio to the model it was timed beside", asides)
+    baselines = {against.name for _, source in evaluated.rows for against in source.result.against}
+    name = next(iter(beside), None)
+    to = "baseline" if name is None or baselines == {name} else labels.get(name, name)
+    return _Ratios(f"ratio to {to}", ("",) * len(costs))
+
+
 def _cost_columns(
-    ours: Sequence[Costs], others: Sequence[PublishedModel]
+    ours: Sequence[Costs], others: Sequence[PublishedModel], *, ratios: _Ratios
 ) -> list[tuple[Column, list[Cell]]]:
     none = [None] * len(others)
     batches = sorted({each.throughput_batch for each in ours if each.throughput_batch})
@@ -154,9 +186,9 @@ def _cost_columns(
         _spreads(
             Column("U-Net call", "ms"), [each.call_seconds for each in ours], none, factor=1e3
         ),
-        _spreads(Column("U-Net call", note=_RATIO), [each.call_ratio for each in ours], none),
+        _ratio("U-Net call", [each.call_ratio for each in ours], none, ratios),
         _spreads(Column("Image", "s"), [each.image_seconds for each in ours], none),
-        _spreads(Column("Image", note=_RATIO), [each.image_ratio for each in ours], none),
+        _ratio("Image", [each.image_ratio for each in ours], none, ratios),
         _scaled(Column("Memory", "B", "for an image"), [each.memory for each in ours], none),
         _scaled(
             Column("Images/s", note=at, better=Better.HIGHER),
@@ -178,6 +210,17 @@ def _scaled(
         for value in values
     ]
     return replace(column, unit=f"{letter}{column.unit}"), cells
+
+
+def _ratio(
+    name: str, ours: Sequence[Spread | None], others: Sequence[None], ratios: _Ratios
+) -> tuple[Column, list[Cell]]:
+    column, cells = _spreads(Column(name, note=ratios.note), ours, others)
+    asides = [*ratios.asides, *("" for _ in others)]
+    return column, [
+        replace(cell, aside=cell.aside + aside) if cell.aside else cell
+        for cell, aside in zip(cells, asides, strict=True)
+    ]
 
 
 def _spreads(

@@ -107,7 +107,11 @@ def _line(
         because=""
         if told
         else f"no verdict, as {against.deciding} has no value of each prompt to compare",
-        costs=_cost(costs_of(source.result), costs_of(baseline.result) if baseline else Costs()),
+        costs=_cost(
+            costs_of(source.result),
+            costs_of(baseline.result) if baseline else Costs(),
+            beside=against.name,
+        ),
         rows=rows,
     )
 
@@ -141,7 +145,7 @@ def _counts(costs: Costs) -> str:
     return ", ".join(parts)
 
 
-def _cost(ours: Costs, theirs: Costs) -> str:
+def _cost(ours: Costs, theirs: Costs, *, beside: str) -> str:
     parts = [
         f"{percent(own / whole)} of the {name}"
         for name, own, whole in (
@@ -153,6 +157,8 @@ def _cost(ours: Costs, theirs: Costs) -> str:
     time = ours.image_ratio or ours.call_ratio
     if time is not None:
         what = "an image" if ours.image_ratio else "a U-Net call"
+        if ours.timed_beside not in (None, beside):  # it is read as the baseline's
+            what += f" of {ours.timed_beside}"
         parts.append(
             f"{significant(time.median, 2)}{_TIMES} the time of {what}"
             f" (quartiles {significant(time.low, 2)}{_TO}{significant(time.high, 2)})"

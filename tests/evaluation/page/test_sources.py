@@ -119,6 +119,17 @@ def test_a_model_s_name_stands_for_its_evaluations_and_their_baseline(tmp_path: 
         sources(["runs/b"], evaluations=root)
 
 
+@pytest.mark.parametrize("name", ["runs/a-b", "./runs/a-b/"])
+def test_models_whose_names_make_one_folder_name_are_told_apart(tmp_path: Path, name: str) -> None:
+    for number, other in enumerate(["runs/a-b", "runs-a/b"]):
+        folder = tmp_path / "shapes" / f"runs-a-b-0000000{number}"
+        write_results([shapes_result(other, number)], folder / "results.json")
+    found = [source.result.name for source in sources([name], evaluations=tmp_path)]
+    assert found == ["runs/a-b"]
+    with pytest.raises(InputError, match="runs/a/b: no results there"):
+        sources(["runs/a/b"], evaluations=tmp_path)
+
+
 def test_of_a_model_that_was_trained_further_the_last_state_counts(tmp_path: Path) -> None:
     old, new, other = (
         replace(
