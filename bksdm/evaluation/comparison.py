@@ -14,9 +14,8 @@ from bksdm.evaluation.score import Better, Score
 
 DRAWS: Final = 2000
 _POSITIVE: Final = 20
-# Six of one sign are the fewest that a sign test tells from chance at 5 %; a bootstrap of fewer
-# items has an interval that is far too narrow, of one item none.
-_LEAST: Final = 6
+# A percentile bootstrap of fewer items has an interval that is too narrow.
+_LEAST: Final = 20
 _SEED: Final = 0  # of the bootstrap: the same numbers give the same interval
 
 

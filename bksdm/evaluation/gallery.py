@@ -56,7 +56,16 @@ class Gallery:
         return self.file(prompt).exists()
 
     def add(self, item: Generated) -> None:
-        """Keep a picture. It is there only when everything of it is."""
+        """Keep a picture. It is there only when everything of it is.
+
+        Raises:
+            InputError: it is made of what are no numbers.
+        """
+        if not item.finite:
+            raise InputError(
+                f"the picture of prompt {item.prompt.id} is not a number in some place: the model"
+                " overflows in half precision; use protocol.sampling.dtype=bfloat16, or float32"
+            )
         path = self.file(item.prompt)
         if self.latents:
             with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:

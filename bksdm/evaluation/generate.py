@@ -94,11 +94,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generated:
-    """An image: its prompt, final latents (C, h, w) and pixels, uint8 (3, H, W)."""
+    """An image.
+
+    Attributes:
+        prompt: its.
+        latents: the sampler's last, float32 (C, h, w).
+        pixels: uint8 (3, H, W).
+        finite: whether all of its values were numbers before they became pixels; half precision
+            may overflow, and what is no number becomes black.
+    """
 
     prompt: Prompt
     latents: Tensor
     pixels: Tensor
+    finite: bool = True
 
 
 @torch.no_grad()
@@ -119,9 +128,11 @@ def generate(
             output_type="latent",
         ).images
         decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+        finite = (decoded.isfinite().flatten(1).all(1) & latents.isfinite().flatten(1).all(1)).cpu()
         pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-        for row in zip(chunk, latents.float().cpu(), pixels, strict=True):
-            yield Generated(*row)
+        rows = zip(chunk, latents.float().cpu(), pixels, finite.tolist(), strict=True)
+        for prompt, last, image, whole in rows:
+            yield Generated(prompt, last, image, whole)
 
 
 def write_png(item: Generated, folder: Path) -> Path:

@@ -325,3 +325,12 @@ def test_the_baselines_pictures_come_along(
     (first, *_) = pictures(pipeline, PROMPTS, SAMPLING, baseline, baseline=baseline)
     assert first.baseline is not None
     assert first.baseline.pixels is first.pixels
+
+
+def test_what_is_no_number_is_not_kept_as_black(sd1_folder: Path, tmp_path: Path) -> None:
+    pipeline = load_pipeline(sd1_folder)
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.bias[0] = float("nan")
+    with pytest.raises(InputError, match=r"prompt 000000 is not a number.*bfloat16"):
+        list(pictures(pipeline, PROMPTS[:1], SAMPLING, gallery(tmp_path)))
+    assert not gallery(tmp_path).has(PROMPTS[0])

@@ -56,27 +56,33 @@ class Kernel:
         """One score, with the standard deviation over the subsets; NaN for a single picture."""
         assert reference is not None
         size = min(self.subset_size, model.n, reference.n)
-        values = self._values(model, reference, size) if size > 1 else np.array([np.nan])
+        # Subsets that are both sets whole are the same each time, and have no spread.
+        subsets = 1 if size == model.n == reference.n else self.subsets
+        values = (
+            self._values(model, reference, size, subsets=subsets)
+            if size > 1
+            else np.array([np.nan])
+        )
         return [
             Score(
                 name=self.name,
                 value=float(values.mean()),
                 better=Better.LOWER,
                 n=model.n,
-                deviation=float(values.std()),
-                interval=f"s.d. of {self.subsets} subsets of {size}",
-                details={"subset_size": size, "subsets": self.subsets, "seed": self.seed},
+                deviation=float(values.std()) if subsets > 1 else None,
+                interval=f"s.d. of {subsets} subsets of {size}" if subsets > 1 else "",
+                details={"subset_size": size, "subsets": subsets, "seed": self.seed},
             )
         ]
 
     def _values(
-        self, model: FeatureSet, reference: FeatureSet, size: int
+        self, model: FeatureSet, reference: FeatureSet, size: int, *, subsets: int
     ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
         assert model.rows is not None
         assert reference.rows is not None
         rng = np.random.RandomState(self.seed)  # as torch-fidelity
-        found = np.empty(self.subsets)
-        for i in range(self.subsets):
+        found = np.empty(subsets)
+        for i in range(subsets):
             ours = model.rows[rng.choice(model.n, size, replace=False)].double()
             theirs = reference.rows[rng.choice(reference.n, size, replace=False)].double()
             found[i] = poly_mmd(ours, theirs, degree=3, gamma=None, coef=1.0).item()
