@@ -2,9 +2,7 @@
 the user's copy of COCO.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +14,12 @@ from omegaconf import DictConfig
 from PIL import features
 
 from bksdm import __version__
-from bksdm.cli.config import built, differing_keys, folder, plain, switch
+from bksdm.cli.config import built, differing_keys, folder, plain
 from bksdm.cli.progress import Progress
+from bksdm.cli.wanted_reference import Wanted, tell, wanted_set
 from bksdm.data.listing import CocoSource
 from bksdm.data.record import write_text
 from bksdm.errors import InputError
-from bksdm.evaluation.coco.choice import Choice, Chosen, Published
 from bksdm.evaluation.coco.official import PARTS
 from bksdm.evaluation.coco.photographs import kept_batches
 from bksdm.evaluation.coco.provenance import (
@@ -32,16 +30,11 @@ from bksdm.evaluation.coco.provenance import (
     write_provenance,
 )
 from bksdm.evaluation.coco.reference import (
-    CocoCopy,
     CocoReference,
     check_zip,
-    choose,
-    read_copy,
-    reference_names,
 )
 from bksdm.evaluation.coco.reference_pass import in_folder, reference_files, write_all
 from bksdm.evaluation.measures.on_features import OnFeatures
-from bksdm.evaluation.prompt_files import prompts_text
 from bksdm.export.pipeline import best_device
 
 OF_REFERENCES: Final = ("reference", "reference_prompts", "allow_partial")
@@ -49,51 +42,6 @@ PROMPTS: Final = "prompts.csv"
 _BATCH: Final = 64  # divides a part of the pass
 # Of provenance.json: what does not say what the set is.
 _FREE: Final = frozenset({"format", "finished", "zips", "references", "photographs", "made_with"})
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is to be made: settings, the copy of COCO, and what was chosen of it."""
-
-    reference: CocoReference
-    copy: CocoCopy
-    choice: Choice
-    chosen: Sequence[Chosen]
-    names: Sequence[str]
-    partial: bool
-
-    @property
-    def prompts(self) -> str:
-        """The file of prompts."""
-        return prompts_text((each.id, each.text, each.file) for each in self.chosen)
-
-    @property
-    def source(self) -> str:
-        """The photographs, in words that references keep and results repeat."""
-        trial = "PARTIAL, for trial: " * self.partial
-        return f"{trial}{len(self.names):,} photographs of COCO {self.reference.part}"
-
-    @property
-    def made_of(self) -> dict[str, Any]:
-        """Everything that says what the set is, as plain values."""
-        captions, prompts = self.copy.captions, self.prompts
-        return {
-            "protocol": self.reference.protocol.name,
-            "part": self.reference.part,
-            "partial": self.partial,
-            "prompts": {
-                "count": len(self.chosen),
-                "choice": self.choice.words,
-                "sha256": hashlib.sha256(prompts.encode()).hexdigest(),
-            },
-            "annotations": {
-                "sha256": self.copy.sha256,
-                "pictures": len(captions.files),
-                "captions": captions.listed,
-            },
-            "pictures": {"which": self.reference.pictures, "count": len(self.names)},
-            "keeping": asdict(self.reference.protocol.keeping),
-        }
 
 
 def prepare_reference(config: DictConfig, *, workers: int) -> int:
@@ -106,8 +54,8 @@ def prepare_reference(config: DictConfig, *, workers: int) -> int:
             " source.annotations= and source.images="
         )
     out = folder(config, "out")
-    wanted = _wanted(config, reference, source)
-    _tell(wanted)
+    wanted = wanted_set(config, reference, source)
+    tell(wanted)
     before = _claimed(out, wanted)
     measures = [in_folder(measure, out) for measure in reference.measures]
     missing = [measure for measure in measures if not _is_there(measure, before)]
@@ -128,47 +76,7 @@ def prepare_reference(config: DictConfig, *, workers: int) -> int:
     return 0
 
 
-def _wanted(config: DictConfig, reference: CocoReference, source: CocoSource) -> _Wanted:
-    trial, part = switch(config, "allow_partial"), PARTS[reference.part]
-    copy = read_copy(Path(source.annotations), Path(source.images), part, allow_partial=trial)
-    listed = config.reference_prompts
-    choice: Choice = Published(Path(listed)) if listed else reference.choice
-    chosen = choose(choice, copy, reference.count, allow_partial=trial)
-    names = reference_names(copy, chosen, pictures=reference.pictures)
-    return _Wanted(reference, copy, choice, chosen, names, trial)
-
-
-def _tell(wanted: _Wanted) -> None:
-    captions, reference, part = wanted.copy.captions, wanted.reference, PARTS[wanted.reference.part]
-    counts = f"{len(captions.files):,} pictures, {captions.listed:,} captions"
-    if wanted.partial:
-        counts += (
-            f" of {part.images:,} and {part.captions:,}. allow_partial=true: for trial, its scores"
-            " are not the protocol's"
-        )
-    print(f"{part.name}: {counts}")
-    empty = captions.listed - len(captions.captions)
-    if empty:
-        print(f"left out: {empty:,} captions without text")
-    print(f"prompts: {len(wanted.chosen):,}, {wanted.choice.words}")
-    if isinstance(wanted.choice, Published):
-        unknown = wanted.choice.unknown(captions, wanted.chosen)
-        if unknown:
-            print(
-                f"{len(unknown):,} of their texts are no caption of their picture, word for word,"
-                f" such as {unknown[0].text[:60]!r} of {unknown[0].file}"
-            )
-    elif reference.published:
-        print(
-            f"this is not the list that published scores used ({reference.published}); give it with"
-            " reference_prompts=, or compare with models that are scored with this one"
-        )
-    keeping = {name: value for name, value in asdict(reference.protocol.keeping).items() if value}
-    told = ", ".join(f"{name} {value}" for name, value in keeping.items())
-    print(f"reference: {wanted.source}, kept with {told}")
-
-
-def _claimed(out: Path, wanted: _Wanted) -> dict[str, Any]:
+def _claimed(out: Path, wanted: Wanted) -> dict[str, Any]:
     """What was made of the set before; nothing else may be in its folder."""
     before = read_provenance(out)
     if before is None:
@@ -192,7 +100,7 @@ def _is_there(measure: OnFeatures, before: Mapping[str, Any]) -> bool:
     return all(file.is_file() and file.name in known for file in reference_files(measure))
 
 
-def _checked_zips(wanted: _Wanted, source: CocoSource) -> dict[str, str]:
+def _checked_zips(wanted: Wanted, source: CocoSource) -> dict[str, str]:
     """MD5 of the zips that were given."""
     part = PARTS[wanted.reference.part]
     found = {}
@@ -204,7 +112,7 @@ def _checked_zips(wanted: _Wanted, source: CocoSource) -> dict[str, str]:
 
 
 def _references(
-    wanted: _Wanted,
+    wanted: Wanted,
     measures: Sequence[OnFeatures],
     before: Mapping[str, Any],
     *,

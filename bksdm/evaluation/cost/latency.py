@@ -119,34 +119,9 @@ def pipeline_latency(
     unets = {name: pipeline.unet for name, pipeline in pipelines.items()}
     watch = Stopwatch(settings.warmup, _common_device(unets), advance)
     pipelines = {name: sampling.prepared(pipeline) for name, pipeline in pipelines.items()}
-    calls = [
-        watch.measured(
-            {
-                name: unet_call(
-                    p.unet,
-                    rows=rows,
-                    tokens=p.tokenizer.model_max_length,
-                    size=sampling.pixels(p) // p.vae_scale_factor,
-                )
-                for name, p in pipelines.items()
-            },
-            rounds=settings.repeats,
-            batch=rows,
-            weights={name: weight_bytes(unet) for name, unet in unets.items()},
-        )
-        for rows in UNET_ROWS
-    ]
-    brief = replace(sampling, steps=min(sampling.steps, WARM_UP_STEPS))
+    calls = [_timed_unets(pipelines, watch, settings, sampling, rows=rows) for rows in UNET_ROWS]
     images = [
-        watch.measured(
-            {name: image_call(p, sampling=sampling, batch=size) for name, p in pipelines.items()},
-            {name: image_call(p, sampling=brief, batch=size) for name, p in pipelines.items()},
-            rounds=settings.image_repeats,
-            batch=size,
-            weights={
-                name: weight_bytes(p.text_encoder, p.unet, p.vae) for name, p in pipelines.items()
-            },
-        )
+        _timed_images(pipelines, watch, settings, sampling, batch=size)
         for size in settings.image_batches
     ]
     models = tuple(
@@ -159,6 +134,47 @@ def pipeline_latency(
         for name, unet in unets.items()
     )
     return LatencyReport(machine(watch.device), settings, sampling, models)
+
+
+def _timed_unets(
+    pipelines: Mapping[str, StableDiffusionPipeline],
+    watch: Stopwatch,
+    settings: LatencySettings,
+    sampling: Sampling,
+    *,
+    rows: int,
+) -> Mapping[str, Measured]:
+    calls = {
+        name: unet_call(
+            p.unet,
+            rows=rows,
+            tokens=p.tokenizer.model_max_length,
+            size=sampling.pixels(p) // p.vae_scale_factor,
+        )
+        for name, p in pipelines.items()
+    }
+    weights = {name: weight_bytes(p.unet) for name, p in pipelines.items()}
+    return watch.measured(calls, rounds=settings.repeats, batch=rows, weights=weights)
+
+
+def _timed_images(
+    pipelines: Mapping[str, StableDiffusionPipeline],
+    watch: Stopwatch,
+    settings: LatencySettings,
+    sampling: Sampling,
+    *,
+    batch: int,
+) -> Mapping[str, Measured]:
+    brief = replace(sampling, steps=min(sampling.steps, WARM_UP_STEPS))
+    return watch.measured(
+        {name: image_call(p, sampling=sampling, batch=batch) for name, p in pipelines.items()},
+        {name: image_call(p, sampling=brief, batch=batch) for name, p in pipelines.items()},
+        rounds=settings.image_repeats,
+        batch=batch,
+        weights={
+            name: weight_bytes(p.text_encoder, p.unet, p.vae) for name, p in pipelines.items()
+        },
+    )
 
 
 def unet_call(

@@ -34,7 +34,10 @@ def _stand_ins() -> dict[str, ModuleType]:
 def torch_fidelity() -> Iterator[ModuleType]:
     """The library; skips where it is not."""
     if importlib.util.find_spec("torch_fidelity") is None and not BESIDE.is_dir():
-        pytest.skip("torch-fidelity is not installed; `make setup` puts it beside the environment")
+        pytest.skip(
+            "torch-fidelity is not installed; `make setup` puts it beside the environment, where it"
+            " can be fetched"
+        )
     whole = importlib.util.find_spec("torchvision") is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BESIDE)
