@@ -124,6 +124,9 @@ def _evaluated(
     pipeline = peers.each(model.load)
     move(pipeline, _device(process))
     made = peers.each(partial(ready, pipeline, plan.protocol))
+    there = sum(gallery.has(prompt) for prompt in prompts) if process.first else 0
+    if there:
+        print(f"{model.name}: {there} of {len(prompts)} pictures are there", flush=True)
     shown = Progress(len(prompts), what=model.name, shown=process.first)
     with lost_told(), shown as progress:
         scores = evaluate(

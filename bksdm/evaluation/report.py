@@ -80,7 +80,7 @@ def _by_model(
     header: tuple[str, Sequence[str], str],
     width: int,
 ) -> str:
-    """Tables of a label, as many models' columns as fit, and an end; at least one column each."""
+    """Tables of a label, as many models' columns as fit after the first model's, and an end."""
     label, models, end = header
     widths = [max(map(len, column)) for column in zip([label, *models], *rows, strict=True)]
     outside = widths[0] + _GAP + max(map(len, [end, *ends]))
@@ -89,8 +89,9 @@ def _by_model(
         taken = sum(widths[i] + _GAP for i in [*groups[-1], at]) if groups else width
         if groups and outside + taken <= width:
             groups[-1].append(at)
-        else:
-            groups.append([at])
+        else:  # each table has the first model, which the others are beside, if it fits
+            beside = outside + widths[1] + widths[at] + 2 * _GAP <= width
+            groups.append([1, at] if at > 1 and beside else [at])
     return "\n\n".join(
         table(
             [

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bksdm.evaluation.page.evaluated import Evaluated
 from bksdm.evaluation.page.labels import fitting, spread
@@ -88,6 +89,8 @@ def _plot(lines: Sequence[Line], *, key: str, title: str, x: str) -> Markup:
             )
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no TeX
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.locator_params(axis="y", nbins=5)
         axes.locator_params(axis="x", nbins=5)

@@ -56,8 +56,8 @@ class Source:
 
 def sources(names: Sequence[str], *, evaluations: Path = EVALUATIONS) -> list[Source]:
     """The results of files, folders, runs and models, in the order of the names, after the
-    baselines that they were compared with; of the same weights under the same protocol, and of
-    what one name stands for in one place, the newest.
+    baselines that they were compared with; of what one name stands for in one place the newest
+    weights, of the same weights under the same protocol the most prompts, then the newest.
 
     Args:
         names: what the user named.
@@ -73,7 +73,7 @@ def sources(names: Sequence[str], *, evaluations: Path = EVALUATIONS) -> list[So
     found: dict[tuple[str, str], Source] = {}
     for source in [*_baselines(named, evaluations), *named]:
         key = source.result.weights, source.protocol
-        if key not in found or _date(found[key]) < _date(source):
+        if key not in found or _rank(found[key]) < _rank(source):
             found[key] = source
     return list(found.values())
 
@@ -82,11 +82,16 @@ def _newest(of_one_name: Sequence[Source]) -> list[Source]:
     """Without galleries of what a model was before it was trained further: the same model's under
     the same protocol in the same place, of other weights.
     """
-    newest: dict[tuple[object, ...], str] = {}
+    newest: dict[tuple[object, ...], Source] = {}
     for source in of_one_name:
-        key = source.place
-        newest[key] = max(newest.get(key, ""), _date(source))
-    return [source for source in of_one_name if _date(source) == newest[source.place]]
+        newest[source.place] = max(newest.get(source.place, source), source, key=_date)
+    weights = {place: source.result.weights for place, source in newest.items()}
+    return [source for source in of_one_name if source.result.weights == weights[source.place]]
+
+
+def _rank(source: Source) -> tuple[int, str]:
+    """A trial on a few prompts does not take the place of an evaluation."""
+    return int(source.result.protocol.get("prompts", 0)), _date(source)
 
 
 def _date(source: Source) -> str:

@@ -148,3 +148,16 @@ def test_of_a_model_that_was_trained_further_the_last_state_counts(tmp_path: Pat
     assert found == [new.weights, other.weights]
     both = [source.result.weights for source in sources([str(folders[0]), str(folders[1])])]
     assert both == [old.weights, new.weights]
+
+
+def test_a_trial_on_a_few_prompts_takes_no_evaluation_s_place(tmp_path: Path) -> None:
+    whole = shapes_result("runs/a", 1)
+    trial = replace(
+        whole,
+        protocol={**whole.protocol, "prompts": 4},
+        environment={"date": "2026-11-21T00:00:00+00:00"},
+    )
+    write_results([whole], tmp_path / "shapes" / "runs-a-0123abcd" / "results.json")
+    write_results([trial], tmp_path / "shapes" / "runs-a-4567abcd" / "results.json")
+    [found] = sources(["runs/a"], evaluations=tmp_path)
+    assert found.result.protocol["prompts"] == whole.protocol["prompts"]
