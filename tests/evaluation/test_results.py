@@ -87,7 +87,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["results.json"]
     verdict = read_results(path)[0].against[0].verdict
     assert verdict is not None
-    assert verdict.sentence == "better (n = 8)"
+    assert verdict.sentence == "not distinguishable with n = 8"
 
 
 def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path: Path) -> None:
