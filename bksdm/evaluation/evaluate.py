@@ -35,18 +35,19 @@ class Ready:
     measuring: Sequence[Measuring]
 
 
-def ready(pipeline: StableDiffusionPipeline, protocol: Protocol) -> Ready:
+def ready(pipeline: StableDiffusionPipeline, protocol: Protocol, *, compared: bool = True) -> Ready:
     """Load what the measures need, before any picture is made.
 
     Args:
         pipeline: the model, on its device.
         protocol: what is done.
+        compared: whether `evaluate` will be given a baseline.
 
     Raises:
         InputError: the model cannot be measured so, or a file is missing.
     """
     prepared = protocol.sampling.prepared(pipeline)
-    subject = Subject(prepared, prepared.device, protocol.keeping)
+    subject = Subject(prepared, prepared.device, protocol.keeping, compared)
     return Ready(prepared, protocol, [measure.begin(subject) for measure in protocol.wanted])
 
 
