@@ -4,7 +4,6 @@
 Ours also tells the shard's SHA-256 and, of latents, what they were made from.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bksdm.atomic import replacing
+from bksdm.checksum import sha256_of
 from bksdm.errors import InputError
 
 
@@ -118,7 +118,7 @@ def finish(temporary: Path, shard: Path, record: Record) -> Record:
     """
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(temporary)
     shard.unlink(missing_ok=True)  # an older one must not be taken for what the record tells
     record = replace(record, sha256=sha256)
     write_record(shard, record)

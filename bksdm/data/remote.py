@@ -3,7 +3,6 @@
 Knows nothing of shards, indexes or the cache.
 """
 
-import hashlib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from fsspec.asyn import AsyncFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from bksdm.checksum import sha256_of
 from bksdm.data.faults import AbsentError, Verdict, explained, verdict
 from bksdm.data.filesystems import PIPE, filesystem, is_web, protocol, shown
 from bksdm.errors import InputError
@@ -104,7 +104,7 @@ def download(location: str, target: Path, *, sha256: str = "") -> None:
     found = ""
     for _ in range(2):
         _fetch(location, target)
-        found = _digest(target) if sha256 else ""
+        found = sha256_of(target) if sha256 else ""
         if found == sha256.lower():
             return
         target.unlink()
@@ -185,11 +185,6 @@ def _run(command: str, target: Path) -> None:
         raise EOFError(f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}")
     if not target.stat().st_size:
         raise EOFError("the command wrote nothing")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _persist(action: Callable[[], T], location: str) -> T:

@@ -1,5 +1,6 @@
 """Two models on the same items: the paired difference, its interval, and a verdict in words."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -50,7 +51,7 @@ class Comparison:
         wins: share of items on which the model is better, 0 to 1.
         losses: share on which it is worse; the rest are ties.
         verdict: better or worse only if the interval of the difference excludes zero, and there
-            are at least six items.
+            are at least twenty items.
     """
 
     score: str
@@ -66,6 +67,18 @@ class Comparison:
         """The verdict with the number of items."""
         of = f" with n = {self.n}" if self.verdict is Verdict.OPEN else f" (n = {self.n})"
         return f"{self.verdict}{of}"
+
+
+def not_numbers(model: Score, baseline: Score) -> int:
+    """Of how many of the items that both have the value of either is not a number."""
+    if model.items is None or baseline.items is None:
+        return 0
+    of_baseline = dict(zip(baseline.items.ids, baseline.items.values, strict=True))
+    return sum(
+        not (math.isfinite(value) and math.isfinite(of_baseline[item]))
+        for item, value in zip(model.items.ids, model.items.values, strict=True)
+        if item in of_baseline
+    )
 
 
 def compare(model: Score, baseline: Score) -> Comparison | None:
@@ -87,7 +100,7 @@ def compare(model: Score, baseline: Score) -> Comparison | None:
         )
     ours = np.array([of_model[item] for item in common])
     theirs = np.array([of_baseline[item] for item in common])
-    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    if not_numbers(model, baseline):
         return None
     sign = {Better.HIGHER: 1, Better.LOWER: -1, Better.NEITHER: 0}[model.better]
     gain = np.sign(ours - theirs) * sign

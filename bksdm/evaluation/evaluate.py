@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionPipeline
 
-from bksdm.evaluation.comparison import compare
+from bksdm.evaluation.comparison import compare, not_numbers
 from bksdm.evaluation.gallery import Gallery, pictures
 from bksdm.evaluation.measure import Measuring, Subject
 from bksdm.evaluation.prompts import Prompt
@@ -35,18 +35,19 @@ class Ready:
     measuring: Sequence[Measuring]
 
 
-def ready(pipeline: StableDiffusionPipeline, protocol: Protocol) -> Ready:
+def ready(pipeline: StableDiffusionPipeline, protocol: Protocol, *, compared: bool = True) -> Ready:
     """Load what the measures need, before any picture is made.
 
     Args:
         pipeline: the model, on its device.
         protocol: what is done.
+        compared: whether `evaluate` will be given a baseline.
 
     Raises:
         InputError: the model cannot be measured so, or a file is missing.
     """
     prepared = protocol.sampling.prepared(pipeline)
-    subject = Subject(prepared, prepared.device, protocol.keeping)
+    subject = Subject(prepared, prepared.device, protocol.keeping, compared)
     return Ready(prepared, protocol, [measure.begin(subject) for measure in protocol.wanted])
 
 
@@ -88,10 +89,13 @@ def evaluate(
 def against(scores: Sequence[Score], baseline: Baseline, protocol: Protocol) -> Against:
     """A model's scores beside the baseline's, paired by item."""
     theirs = {score.name: score for score in baseline.scores}
-    found = [compare(score, theirs[score.name]) for score in scores if score.name in theirs]
+    pairs = [(score, theirs[score.name]) for score in scores if score.name in theirs]
+    found = [compare(*pair) for pair in pairs]
+    broken = {pair[0].name: not_numbers(*pair) for pair in pairs}
     return Against(
         name=baseline.name,
         weights=baseline.weights,
         deciding=protocol.decide,
         comparisons=tuple(each for each in found if each is not None),
+        not_numbers={name: count for name, count in broken.items() if count},
     )

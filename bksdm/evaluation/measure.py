@@ -48,11 +48,13 @@ class Subject:
         pipeline: it, on its device.
         device: where measures' networks go.
         keeping: what happened to its pictures; reference pictures go through the same.
+        compared: whether a baseline's pictures come along.
     """
 
     pipeline: StableDiffusionPipeline
     device: torch.device
     keeping: Keeping = field(default_factory=Keeping)
+    compared: bool = True
 
 
 class Measuring(Protocol):
@@ -66,7 +68,10 @@ class Measuring(Protocol):
 
 
 class Measure(Protocol):
-    """Settings of a measure: a frozen dataclass that a protocol's config names by `_target_`."""
+    """Settings of a measure: a frozen dataclass that a protocol's config names by `_target_`.
+
+    One that asks for latents says so by a class attribute, `needs_latents = True`.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -57,6 +57,16 @@ class Protocol:
                 f"protocol {self.name}: decide={self.decide!r} is none of its scores:"
                 f" {', '.join(names)}; set protocol.decide"
             )
+        if not self.latents:
+            self._refuse_without_latents()
+
+    def _refuse_without_latents(self) -> None:
+        for name, measure in self.measures.items():
+            if getattr(measure, "needs_latents", False):
+                raise InputError(
+                    f"protocol {self.name}: latents=false, and measures.{name} is of latents;"
+                    f" expected latents: true, or set protocol.measures.{name}=null"
+                )
 
     @property
     def wanted(self) -> list[Measure]:

@@ -146,7 +146,7 @@ def _verdict(
     decided = against.verdict
     name, baseline = short[result.name], short[against.name]
     if decided is None:
-        return [f"{name}: {against.deciding} has no paired values; no verdict against {baseline}"]
+        return [f"{name}: no verdict against {baseline}: {against.why_open}"]
     score = result.score(against.deciding)
     percent = score is not None and score.percent
     word = "than" if decided.verdict in (Verdict.BETTER, Verdict.WORSE) else "from"

@@ -29,17 +29,28 @@ class Against:
         weights: its fingerprint (`ModelResult.weights`).
         deciding: the score that the verdict is about.
         comparisons: one for each score that has items, in the order of the scores.
+        not_numbers: by score, of how many items the value of either model is not a number; such a
+            score has no comparison.
     """
 
     name: str
     weights: str
     deciding: str
     comparisons: tuple[Comparison, ...]
+    not_numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Comparison | None:
         """The comparison that decides."""
         return next((each for each in self.comparisons if each.score == self.deciding), None)
+
+    @property
+    def why_open(self) -> str:
+        """Why nothing decides, in words."""
+        broken = self.not_numbers.get(self.deciding, 0)
+        if broken:
+            return f"{self.deciding} is not a number for {broken:,} of its items"
+        return f"{self.deciding} has no value of each prompt to compare"
 
 
 @dataclass(frozen=True, kw_only=True)

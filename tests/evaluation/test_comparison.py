@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from bksdm.errors import InputError
-from bksdm.evaluation.comparison import Comparison, Verdict, compare, differ_most, mean_interval
+from bksdm.evaluation.comparison import (
+    Comparison,
+    Verdict,
+    compare,
+    differ_most,
+    mean_interval,
+    not_numbers,
+)
 from bksdm.evaluation.score import Better, Items, Score
 
 
@@ -155,6 +162,10 @@ def test_values_that_are_no_numbers_are_not_compared(broken: float) -> None:
     values = [1.0] * 9
     assert compare(score([*values, broken]), score([*values, 2.0])) is None
     assert compare(score([*values, 2.0]), score([*values, broken])) is None
+    ours = score([broken, broken, 1.0, 1.0], ids=["a", "b", "c", "d"])
+    theirs = score([1.0, broken, broken, broken], ids=["b", "c", "d", "e"])
+    assert not_numbers(ours, theirs) == 3
+    assert not_numbers(score(values), score(values)) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from bksdm.checksum import sha256_of
 from bksdm.errors import InputError
-from bksdm.evaluation.coco.provenance import PROVENANCE, sha256_of, write_provenance
+from bksdm.evaluation.coco.provenance import PROVENANCE, write_provenance
 from bksdm.evaluation.prompt_files import prompts_text
 from bksdm.evaluation.prompts import CocoPrompts, FilePrompts, Prompt, ShapesPrompts
 

@@ -1,12 +1,20 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bksdm.evaluation.comparison import Comparison, Interval, Verdict
+from bksdm.evaluation.evaluate import Baseline, against
+from bksdm.evaluation.gallery import Gallery
+from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.keeping import Keeping
+from bksdm.evaluation.measures.denoising import ShapesDenoisingLoss
+from bksdm.evaluation.prompts import ShapesPrompts
+from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.report import cost_table, number, score_table, short_names, verdicts
 from bksdm.evaluation.results import Against, ModelResult
-from bksdm.evaluation.score import Better, Score
+from bksdm.evaluation.score import Better, Items, Score
 
 LONG = "/scratch/somebody/experiments/2026/students"
 
@@ -104,6 +112,31 @@ def test_a_score_has_its_interval_and_unit() -> None:
     assert lines[3].startswith("  held out, %")
     assert "0.1235 [0.1000, 0.2000]" in lines[4]
     assert lines[5].split() == ["FID", "13.05", "30000"]
+
+
+def test_a_verdict_that_is_missing_says_why() -> None:
+    def scored(values: list[float]) -> Score:
+        items = Items(tuple(map(str, range(len(values)))), tuple(values))
+        return Score(
+            name="denoising loss", value=1.0, better=Better.LOWER, n=len(values), items=items
+        )
+
+    ours, theirs = [1.0] * 30, [2.0] * 30
+    ours[3] = ours[8] = math.nan
+    protocol = Protocol(
+        name="p",
+        prompts=ShapesPrompts(count=2, held_out=0, seed=0),
+        sampling=Sampling(steps=1, guidance=1.0, batch_size=1),
+        keeping=Keeping(),
+        measures={"loss": ShapesDenoisingLoss(count=30)},
+        decide="denoising loss",
+    )
+    gallery = Gallery(Path("a"), Keeping(), latents=False)
+    baseline = Baseline("a", "x", gallery, [scored(theirs)])
+    found = against([scored(ours)], baseline, protocol)
+    assert found.comparisons == ()
+    text = verdicts([replace(result("b"), against=(found,))])
+    assert text == "b: no verdict against a: denoising loss is not a number for 2 of its items"
 
 
 def test_a_deviation_is_no_interval() -> None:

@@ -63,6 +63,7 @@ def result() -> ModelResult:
                 weights="def",
                 deciding="loss",
                 comparisons=(compared, replace(compared, score="other", ratio=None)),
+                not_numbers={"third": 2},
             ),
         ),
         cost={"unet": {"total": {"macs": 10**12}}},

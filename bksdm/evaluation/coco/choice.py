@@ -71,7 +71,8 @@ class LowestId:
 @dataclass(frozen=True, kw_only=True)
 class FirstListed:
     """The pruning paper's draw: `np.random.seed(seed)`, then `np.random.choice` without replacement
-    over the first listed caption of each picture. NumPy has frozen these numbers (NEP 19).
+    over the first listed caption of each picture, with empty ones: leaving them out would shift all
+    that is drawn. NumPy has frozen these numbers (NEP 19).
     """
 
     seed: int
@@ -80,11 +81,24 @@ class FirstListed:
         expected.count("reference.choice.seed", self.seed, least=0)
 
     def choose(self, captions: Captions, count: int) -> list[Chosen]:
-        """In the order in which they are drawn."""
+        """In the order in which they are drawn.
+
+        Raises:
+            InputError: a caption that is drawn is empty.
+        """
         found = captions.first_listed
         legacy = np.random.RandomState(self.seed)
         drawn = legacy.choice(len(found), min(count, len(found)), replace=False)
-        return _chosen(captions, [found[i] for i in drawn])
+        chosen = [found[i] for i in drawn]
+        empty = [each for each in chosen if not each.text]
+        if empty:
+            raise InputError(
+                f"reference.choice.seed={self.seed} draws {len(empty):,} first listed captions that"
+                f" are empty, such as annotation {empty[0].id} of {captions.files[empty[0].image]};"
+                " expected prompts with a text: choose another seed, or a choice that passes over"
+                " empty captions, such as LowestId"
+            )
+        return _chosen(captions, chosen)
 
     @property
     def words(self) -> str:

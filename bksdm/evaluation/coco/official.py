@@ -67,7 +67,9 @@ PARTS: Final = {
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption: its annotation id, its picture's id, and the text on one line."""
+    """One caption: its annotation id, its picture's id, and the text on one line; "" where the
+    file has none that can be used.
+    """
 
     id: int
     image: int
@@ -80,19 +82,29 @@ class Captions:
 
     Attributes:
         files: file name of each picture by its id, in the file's order.
-        captions: in the file's order, without empty ones.
-        listed: how many the file has, with empty ones.
+        every: caption in the file's order, with empty ones.
     """
 
     files: Mapping[int, str]
-    captions: tuple[Caption, ...]
-    listed: int
+    every: tuple[Caption, ...]
+
+    @cached_property
+    def captions(self) -> tuple[Caption, ...]:
+        """In the file's order, without empty ones."""
+        return tuple(each for each in self.every if each.text)
+
+    @property
+    def listed(self) -> int:
+        """How many there are, with empty ones."""
+        return len(self.every)
 
     @cached_property
     def first_listed(self) -> list[Caption]:
-        """Of each picture the caption that the file has first, in the order of these captions."""
+        """Of each picture the caption that the file has first, which may be empty, in the order of
+        these captions.
+        """
         first: dict[int, Caption] = {}
-        for caption in self.captions:
+        for caption in self.every:
             first.setdefault(caption.image, caption)
         return list(first.values())
 
@@ -107,8 +119,7 @@ class Captions:
     def of_pictures(self, names: frozenset[str]) -> "Captions":
         """The same without pictures of other names, and without their captions."""
         files = {image: name for image, name in self.files.items() if name in names}
-        captions = tuple(each for each in self.captions if each.image in files)
-        return Captions(files, captions, len(captions))
+        return Captions(files, tuple(each for each in self.every if each.image in files))
 
 
 def read_captions(content: bytes, *, origin: str) -> Captions:
@@ -125,7 +136,7 @@ def read_captions(content: bytes, *, origin: str) -> Captions:
         values = json.loads(content)
         files = {int(image["id"]): safe_name(image["file_name"]) for image in values["images"]}
         rows = values["annotations"]
-        found = [_caption(row, files) for row in rows]
+        every = tuple(_caption(row, files) for row in rows)
         if len(files) != len(values["images"]) or len(set(files.values())) != len(files):
             raise ValueError("a picture is listed twice")
         if len({row["id"] for row in rows}) != len(rows):
@@ -135,17 +146,17 @@ def read_captions(content: bytes, *, origin: str) -> Captions:
             f"{origin} is no COCO captions file ({type(error).__name__}: {error}); expected images"
             " with id and file_name, annotations with image_id, id and caption"
         ) from error
-    return Captions(files, tuple(each for each in found if each is not None), len(rows))
+    return Captions(files, every)
 
 
-def _caption(row: Mapping[str, Any], files: Mapping[int, str]) -> Caption | None:
+def _caption(row: Mapping[str, Any], files: Mapping[int, str]) -> Caption:
     if row["image_id"] not in files:
         raise ValueError(f"annotation {row['id']} is of picture {row['image_id']}, not listed")
     try:
         # On one line: tokenizers take all white space for one space, and files of lines stay whole.
         text = " ".join(usable_caption(row["caption"]).split())
     except BadSampleError:
-        return None
+        text = ""
     return Caption(int(row["id"]), int(row["image_id"]), text)
 
 

@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bksdm.atomic import replacing
+from bksdm.checksum import sha256_of as sha256_of  # cli takes it from here, too
 from bksdm.errors import InputError
 
 PROVENANCE: Final = "provenance.json"
 FORMAT: Final = 1
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_provenance(folder: Path, values: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ the quality after training (docs/evaluation.md).
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from bksdm.diffusion import Diffusion, sample_randomness
 from bksdm.errors import InputError
 from bksdm.evaluation.comparison import mean_interval
 from bksdm.evaluation.measure import Pictures, Subject
-from bksdm.evaluation.measures.per_prompt import PerPrompt
+from bksdm.evaluation.measures.per_prompt import PerPrompt, share
 from bksdm.evaluation.score import Better, Items, Score
 
 NAME: Final = "denoising loss"
@@ -32,6 +32,10 @@ _BATCH: Final = 128
 # Seeds of prompts are neighbours. The first draw has another seed than its prompt, too: that one
 # gives the noise that the picture was made of, a place further, on which networks do far better.
 _BETWEEN_DRAWS: Final = 1_000_003
+_NO_LATENTS: Final = (
+    "denoising loss without data is of the baseline's latents; expected a baseline= and a protocol"
+    " with latents: true"
+)
 
 
 @torch.no_grad()
@@ -70,15 +74,26 @@ def denoising_errors(
     return timesteps, error.flatten(1).mean(1).double().cpu()
 
 
-def shapes_denoising_errors(pipeline: StableDiffusionPipeline, count: int) -> tuple[Tensor, Tensor]:
-    """`denoising_errors` on fresh pictures of the embedded world: timesteps and errors (count,)."""
-    scenes, images = zip(*samples(count, seed=SHAPES_SEED), strict=True)
+def shapes_denoising_errors(
+    pipeline: StableDiffusionPipeline, count: int, *, part: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """`denoising_errors` on fresh pictures of the embedded world.
+
+    Args:
+        pipeline: its U-Net answers.
+        count: pictures in all.
+        part: those of them that are asked for, N; at least one.
+
+    Returns:
+        Timesteps and errors, (N,).
+    """
+    scenes, images = zip(*list(samples(count, seed=SHAPES_SEED))[part], strict=True)
     side = int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     pixels = torch.stack([pixel_tensor(image, resolution=side, flip=False) for image in images])
     texts = [scene.caption for scene in scenes]
-    seeds = torch.arange(count) + SHAPES_SEED
+    seeds = torch.arange(count)[part] + SHAPES_SEED
     found = []
-    for start in range(0, count, _BATCH):
+    for start in range(0, len(texts), _BATCH):
         rows = slice(start, start + _BATCH)
         with torch.no_grad():
             moments = pipeline.vae.encode(pixels[rows].to(pipeline.device, pipeline.vae.dtype))
@@ -128,6 +143,8 @@ class DenoisingLoss:
 
     draws: int = 1
 
+    needs_latents: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         expected.count("denoising loss: draws", self.draws, least=1)
 
@@ -137,7 +154,13 @@ class DenoisingLoss:
         return (NAME,)
 
     def begin(self, subject: Subject) -> "_OnBaseline":
-        """Nothing to load."""
+        """Nothing to load.
+
+        Raises:
+            InputError: there is no baseline.
+        """
+        if not subject.compared:
+            raise InputError(_NO_LATENTS)
         return _OnBaseline(subject, self.draws)
 
 
@@ -149,15 +172,23 @@ class _OnShapes:
         """The model's own pictures are not asked."""
 
     def scores(self) -> Sequence[Score]:
-        """The same in every process."""
-        timesteps, errors = shapes_denoising_errors(self.subject.pipeline, self.count)
-        ids = tuple(f"picture-{i:06d}" for i in range(self.count))
+        """Of all pictures; each process measures its share of them."""
+        found, timesteps = PerPrompt(), PerPrompt()
+        part = share()
+        ids = [f"picture-{i:06d}" for i in range(self.count)][part]
+        if ids:
+            at, values = shapes_denoising_errors(self.subject.pipeline, self.count, part=part)
+            found.update(ids, values)
+            timesteps.update(ids, at)
+        items = found.items()
+        errors = torch.tensor(items.values, dtype=torch.float64)
+        times = torch.tensor(timesteps.items().values, dtype=torch.float64).long()
         steps = len(self.subject.pipeline.scheduler.alphas_cumprod)
         details: dict[str, Any] = {
             "of": f"{self.count} fresh pictures of the shapes world",
-            "by timestep": by_timestep(timesteps, errors, steps=steps),
+            "by timestep": by_timestep(times, errors, steps=steps),
         }
-        return [score_of(ids, errors, details)]
+        return [score_of(items.ids, errors, details)]
 
 
 class _OnBaseline:
@@ -168,10 +199,7 @@ class _OnBaseline:
     def update(self, pictures: Pictures) -> None:
         """One U-Net call a draw."""
         if pictures.baseline is None or pictures.baseline.latents is None:
-            raise InputError(
-                "denoising loss without data is of the baseline's latents; expected a baseline= and"
-                " a protocol with latents: true"
-            )
+            raise InputError(_NO_LATENTS)
         texts = [prompt.text for prompt in pictures.prompts]
         seeds = torch.tensor([prompt.seed for prompt in pictures.prompts])
         for draw in range(1, self.draws + 1):

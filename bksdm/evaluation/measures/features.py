@@ -2,11 +2,9 @@
 share. Knows nothing of distances.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import torch
@@ -82,9 +80,3 @@ class FeatureNetwork(Protocol):
         Raises:
             InputError: its package or weights are not there (named, with how to get them).
         """
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file of weights, for `Identity`."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bksdm import expected
+from bksdm.checksum import sha256_of
 from bksdm.errors import InputError
-from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity, file_sha256
+from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity
 from bksdm.evaluation.measures.inception_input import INPUTS
 
 LOGITS: Final = "logits"
@@ -71,7 +72,7 @@ class Inception:
 
 
 def _identity(file: Path, resize: str) -> Identity:
-    digest = file_sha256(file)
+    digest = sha256_of(file)
     which = "2015-12-05" if digest.startswith(PUBLISHED) else "weights of your own"
     return Identity(
         name=f"Inception v3 ({which})", weights=digest, source=str(file), input=f"{resize} 299"

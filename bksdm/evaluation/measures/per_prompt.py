@@ -10,6 +10,13 @@ from bksdm.evaluation.comparison import Interval, mean_interval
 from bksdm.evaluation.score import Better, Items, Score
 
 
+def share() -> slice:
+    """This process's part of what every process could do: from its rank on, every `world`-th."""
+    if dist.is_available() and dist.is_initialized():
+        return slice(dist.get_rank(), None, dist.get_world_size())
+    return slice(None)
+
+
 class PerPrompt:
     """Values by prompt id, float64: the only state that grows, by one number a picture.
 

@@ -16,10 +16,11 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from bksdm import expected
+from bksdm.checksum import sha256_of
 from bksdm.data.shapes import IMAGE_SIZE, draw, parse
 from bksdm.errors import InputError
 from bksdm.evaluation.keeping import Keeping, read_picture
-from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity, file_sha256
+from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity
 from bksdm.evaluation.prompts import PromptSource
 from bksdm.models.features import tap
 from bksdm.models.source import embedded_folder
@@ -56,7 +57,7 @@ class ShapesVae:
 
         identity = Identity(
             name="VAE of the embedded world",
-            weights=file_sha256(folder / "diffusion_pytorch_model.safetensors"),
+            weights=sha256_of(folder / "diffusion_pytorch_model.safetensors"),
             source="the package",
             input="as it is",
         )

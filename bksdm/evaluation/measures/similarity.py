@@ -6,7 +6,7 @@ neither score says which model is better (docs/evaluation.md).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +25,8 @@ _BORDER: Final = 5  # half of the window
 @dataclass(frozen=True, kw_only=True)
 class LatentMse:
     """Mean squared difference of the sampler's final latents."""
+
+    needs_latents: ClassVar[bool] = True
 
     @property
     def names(self) -> tuple[str, ...]:

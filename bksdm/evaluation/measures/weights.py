@@ -1,6 +1,5 @@
 """Weights of the networks that measure: where they lie, what they are, how to get them."""
 
-import hashlib
 import json
 import pickle
 import zipfile
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bksdm.checksum import sha256_of
 from bksdm.errors import InputError
 from bksdm.models.hub import NotInRepositoryError, first_line, hub_file
 
@@ -147,7 +147,7 @@ def pretrained(network: Any, place: Place) -> Loaded:
     )
     # transformers itself only warns, and measures with random numbers
     refuse_missing(sorted(told["missing_keys"]), file)
-    return Loaded(made.eval().requires_grad_(requires_grad=False), sha256(file))
+    return Loaded(made.eval().requires_grad_(requires_grad=False), sha256_of(file))
 
 
 def load_state(network: torch.nn.Module, state: Mapping[str, Tensor], file: Path) -> Loaded:
@@ -158,7 +158,7 @@ def load_state(network: torch.nn.Module, state: Mapping[str, Tensor], file: Path
     """
     told = read(lambda: network.load_state_dict(dict(state), strict=False), file)
     refuse_missing(told.missing_keys, file)
-    return Loaded(network.eval().requires_grad_(requires_grad=False), sha256(file))
+    return Loaded(network.eval().requires_grad_(requires_grad=False), sha256_of(file))
 
 
 def refuse_missing(missing: list[str], file: Path) -> None:
@@ -194,9 +194,3 @@ def read(action: Callable[[], T], file: Path) -> T:
             f"{file}: cannot be read as weights ({type(error).__name__}: {first_line(error)});"
             " download it again, or choose another"
         ) from error
-
-
-def sha256(file: Path) -> str:
-    """Of a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

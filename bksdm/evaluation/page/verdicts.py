@@ -104,9 +104,7 @@ def _line(
         model=model,
         baseline=known.label if known else against.name,
         told=None if told is None else comparison_row(told, source.result.score(told.score)),
-        because=""
-        if told
-        else f"no verdict, as {against.deciding} has no value of each prompt to compare",
+        because="" if told else f"no verdict, as {against.why_open}",
         costs=_cost(
             costs_of(source.result),
             costs_of(baseline.result) if baseline else Costs(),

@@ -155,7 +155,21 @@ def test_empty_captions_are_counted_and_not_taken() -> None:
     values["annotations"][0]["caption"] = " \n"
     found = read_captions(json.dumps(values).encode(), origin="a.json")
     assert (found.listed, len(found.captions)) == (4, 3)
-    assert found.first_listed[0].id == 990
+    assert [each.text for each in found.every if not each.text] == [""]
+    assert (found.first_listed[0].id, found.first_listed[0].text) == (995, "")
+
+
+def test_a_picture_whose_first_caption_is_empty_keeps_its_place_in_the_draw() -> None:
+    values = annotations(20)
+    plain = FirstListed(seed=0).choose(captions(), 19)
+    (left,) = {f"{name}" for name in captions().files.values()} - {each.file for each in plain}
+    image = next(each["id"] for each in values["images"] if each["file_name"] == left)
+    first = next(row for row in values["annotations"] if row["image_id"] == image)
+    first["caption"] = " "
+    found = read_captions(json.dumps(values).encode(), origin="a.json")
+    assert FirstListed(seed=0).choose(found, 19) == plain
+    with pytest.raises(InputError, match=f"seed=0 draws 1 .* annotation {first['id']} of {left}"):
+        FirstListed(seed=0).choose(found, 20)
 
 
 def test_a_copy_is_complete_or_refused(tmp_path: Path) -> None:

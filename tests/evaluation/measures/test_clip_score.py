@@ -7,12 +7,13 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from bksdm.checksum import sha256_of
 from bksdm.errors import InputError
 from bksdm.evaluation.keeping import to_image
 from bksdm.evaluation.measures.clip import load_clip
 from bksdm.evaluation.measures.clip_score import ClipScore
 from bksdm.evaluation.measures.inputs import CLIP_MEAN, CLIP_STD
-from bksdm.evaluation.measures.weights import Place, sha256
+from bksdm.evaluation.measures.weights import Place
 from bksdm.evaluation.score import Score
 from tests.evaluation.measures.networks import CPU, subject
 from tests.evaluation.measures.transformers_folders import (
@@ -76,7 +77,7 @@ def test_it_is_the_cosine_of_picture_and_prompt(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.items.values, expected, atol=2e-6)
     assert found.value == pytest.approx(expected.mean(), abs=2e-6)
     assert found.n == 5
-    assert found.details["weights_sha256"] == sha256(tmp_path / "model.safetensors")
+    assert found.details["weights_sha256"] == sha256_of(tmp_path / "model.safetensors")
 
 
 def test_batches_and_order_do_not_matter(tmp_path: Path) -> None:

@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +10,9 @@ from diffusers import StableDiffusionPipeline
 
 from bksdm.diffusion import sample_randomness
 from bksdm.errors import InputError
-from bksdm.evaluation.measure import Pictures, Subject
+from bksdm.evaluation.generate import Sampling
+from bksdm.evaluation.keeping import Keeping
+from bksdm.evaluation.measure import Measure, Pictures, Subject
 from bksdm.evaluation.measures.denoising import (
     BINS,
     DenoisingLoss,
@@ -14,7 +20,9 @@ from bksdm.evaluation.measures.denoising import (
     by_timestep,
     denoising_errors,
 )
-from bksdm.evaluation.prompts import from_texts
+from bksdm.evaluation.measures.similarity import LatentMse
+from bksdm.evaluation.prompts import ShapesPrompts, from_texts
+from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.score import Better, Score
 from bksdm.export.pipeline import load_pipeline
 
@@ -196,6 +204,60 @@ def test_on_shapes_it_is_of_the_same_pictures_for_all(pipeline: StableDiffusionP
     assert six.items.values[:4] == pytest.approx(four.items.values, rel=1e-4)
     assert four.value == pytest.approx(sum(four.items.values) / 4)
     assert len({round(value, 6) for value in six.items.values}) == 6
+
+
+def test_without_a_baseline_it_is_refused_before_any_picture(
+    pipeline: StableDiffusionPipeline,
+) -> None:
+    with pytest.raises(InputError, match="baseline="):
+        DenoisingLoss().begin(Subject(pipeline, pipeline.device, compared=False))
+
+
+@pytest.mark.parametrize("measure", [DenoisingLoss(), LatentMse()], ids=["loss", "latent MSE"])
+def test_a_protocol_without_latents_has_no_measure_of_them(measure: Measure) -> None:
+    def protocol(*, latents: bool) -> Protocol:
+        return Protocol(
+            name="p",
+            prompts=ShapesPrompts(count=2, held_out=0, seed=0),
+            sampling=Sampling(steps=1, guidance=1.0, batch_size=1),
+            keeping=Keeping(),
+            measures={"x": measure},
+            decide=measure.names[0],
+            latents=latents,
+        )
+
+    assert protocol(latents=True).wanted == [measure]
+    with pytest.raises(InputError, match=r"latents: true, or set protocol\.measures\.x=null"):
+        protocol(latents=False)
+
+
+def test_two_processes_share_the_pictures_and_find_what_one_finds(
+    pipeline: StableDiffusionPipeline, teacher_folder: Path
+) -> None:
+    """Five pictures are three and two."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--standalone", "-m", "tests.evaluation.measures.shapes_on_two_processes"]
+    done = subprocess.run(
+        [*command, str(teacher_folder)],
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(lines) == 2
+    assert sorted(line["rows"] for line in lines) == [2, 3]
+    (alone,) = ShapesDenoisingLoss(count=5).begin(Subject(pipeline, pipeline.device)).scores()
+    assert alone.items is not None
+    for line in lines:
+        assert line["ids"] == list(alone.items.ids)
+        assert line["values"] == pytest.approx(list(alone.items.values), rel=1e-4)
+        assert [middle for middle, _ in line["curve"]] == [
+            middle for middle, _ in alone.details["by timestep"]
+        ]
+    assert lines[0]["values"] == lines[1]["values"]
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5])

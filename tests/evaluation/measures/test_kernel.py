@@ -53,6 +53,18 @@ def test_with_fewer_pictures_than_a_subset_it_takes_all_and_says_so() -> None:
     assert np.isfinite(score.value)
 
 
+def test_of_two_whole_sets_there_is_one_subset_and_no_spread() -> None:
+    model, reference = of(12, seed=0, shift=0.5), of(12, seed=1)
+    (score,) = Kernel(reference="baseline").scores(model, reference)
+    assert model.rows is not None
+    assert reference.rows is not None
+    expected = by_pairs(model.rows.double().numpy(), reference.rows.double().numpy())
+    assert score.value == pytest.approx(expected, rel=1e-9)
+    assert (score.deviation, score.interval, score.details["subsets"]) == (None, "", 1)
+    (score,) = Kernel(reference="baseline", subset_size=11, subsets=3).scores(model, reference)
+    assert score.deviation is not None
+
+
 def test_it_is_unbiased() -> None:
     """The same distribution gives zero on average, even of few pictures."""
     metric = Kernel(reference="baseline", subsets=1, subset_size=20)
