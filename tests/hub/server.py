@@ -87,6 +87,7 @@ class Seen:
     method: str
     path: str
     authorization: str
+    byte_range: str
     body_bytes: int
 
 
@@ -150,7 +151,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self._body(share=0.5 if kind == "cut" else 1)
         token = self.headers["Authorization"] or ""
         request = Request(self.command, self.path, token, self.headers["Range"] or "", body)
-        self.hub.seen.append(Seen(request.method, request.path, token, len(body)))
+        seen = Seen(self.command, request.path, token, request.byte_range, len(body))
+        self.hub.seen.append(seen)
         if kind == "stall":
             assert fault
             self.hub.stopped.wait(fault.seconds)

@@ -21,6 +21,7 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     close_session,
+    constants,
     hf_hub_download,
     is_offline_mode,
     snapshot_download,
@@ -348,13 +349,26 @@ def test_a_wrong_token_of_a_download_is_a_401(pushed: Hub) -> None:
         hf_hub_download(REPO, "config.json", token="hf_wrong")
 
 
-def test_a_download_cut_halfway_goes_on_where_it_was(pushed: Hub, waits: list[float]) -> None:
-    """Five times without progress, each after 1 s, with Range; an httpx2 error after that."""
+@pytest.mark.parametrize(("chunk", "resumed"), [(10 * 2**20, ""), (1000, "bytes=12000-")])
+def test_a_download_cut_halfway_goes_on_after_the_last_whole_chunk(
+    pushed: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch, chunk: int, resumed: str
+) -> None:
+    """Chunks have 10 MiB, so a smaller file starts anew. Each time after 1 s, until six attempts
+    in a row brought no chunk; then httpx2.RemoteProtocolError comes out.
+    """
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", chunk)
     pushed.faults.append(Fault("GET", "/lfs/", "cut"))
     got = hf_hub_download(REPO, "unet/model.safetensors")
     assert Path(got).read_bytes() == WEIGHTS
     assert waits == [1]
-    assert pushed.asked("GET", "/lfs/") == 2
+    ranges = [seen.byte_range for seen in pushed.seen if seen.path.startswith("/lfs/")]
+    assert ranges == ["", resumed]
+
+
+def test_a_head_cut_off_is_not_tried_again(pushed: Hub) -> None:
+    pushed.faults.append(Fault("HEAD", "/resolve/", "cut"))
+    with pytest.raises(httpx2.RemoteProtocolError):
+        hf_hub_download(REPO, "config.json")
 
 
 def test_a_download_that_the_server_refuses_is_not_tried_again(
