@@ -43,7 +43,8 @@ class Request:
 
     @property
     def json(self) -> dict[str, Any]:
-        return json.loads(self.body or b"{}")
+        value: dict[str, Any] = json.loads(self.body or b"{}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class Api:
                         return view(self, request, **groups)
                 except HubError as error:
                     return refusal(error)
+                except (KeyError, ValueError) as error:
+                    return refusal(HubError(400, "", f"malformed request: {error!r}"))
         return refusal(HubError(404, "", f"no such page: {request.method} {request.path}"))
 
     def account(self, request: Request) -> Account | None:

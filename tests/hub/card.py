@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 
-def front_matter(text: str) -> dict[str, Any] | None:
+def front_matter(text: str) -> Any:
     """The YAML between the first two "---" lines; None where there is none."""
     lines = text.replace("\r\n", "\n").split("\n")
     if lines[0].strip() != "---" or "---" not in lines[1:]:

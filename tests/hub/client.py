@@ -41,7 +41,7 @@ def use_hub(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> None:
     for name, value in hub_environment(hub, home).items():
         patch.setenv(name, value)
     patch.delenv("HF_OIDC_RESOURCE", raising=False)  # would go before HF_TOKEN
-    values = {
+    values: dict[str, object] = {
         "ENDPOINT": hub.url,
         "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_DISABLE_XET": True,
@@ -53,8 +53,8 @@ def use_hub(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> None:
         "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
         "AGENT_HARNESSES_PATH": str(home / "agent_harnesses.json"),
     }
-    for name, value in values.items():
-        patch.setattr(constants, name, value)
+    for name, setting in values.items():
+        patch.setattr(constants, name, setting)
     for module in COPIES:
         patch.setattr(module, "HF_HUB_OFFLINE", False)  # is_offline_mode() reads constants'
     patch.setattr(hub_utils, "HF_HUB_DISABLE_TELEMETRY", True)

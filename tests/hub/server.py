@@ -19,6 +19,9 @@ from tests.hub.repository import Repository
 MESSAGES = {401: "Invalid credentials in Authorization header", 429: "We had to rate limit you"}
 
 
+Status = int | Literal["cut", "lost", "stall"]
+
+
 @dataclass(frozen=True)
 class Fault:
     """What happens to the next `times` requests whose method is this and whose path holds `path`.
@@ -34,7 +37,7 @@ class Fault:
 
     method: str = ""
     path: str = ""
-    status: int | Literal["cut", "lost", "stall"] = 500
+    status: Status = 500
     times: int = 1
     retry_after: int | None = None
     code: str = ""
@@ -84,6 +87,7 @@ class Seen:
     method: str
     path: str
     authorization: str
+    byte_range: str
     body_bytes: int
 
 
@@ -147,7 +151,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self._body(share=0.5 if kind == "cut" else 1)
         token = self.headers["Authorization"] or ""
         request = Request(self.command, self.path, token, self.headers["Range"] or "", body)
-        self.hub.seen.append(Seen(request.method, request.path, token, len(body)))
+        seen = Seen(self.command, request.path, token, request.byte_range, len(body))
+        self.hub.seen.append(seen)
         if kind == "stall":
             assert fault
             self.hub.stopped.wait(fault.seconds)
@@ -165,13 +170,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _body(self, *, share: float) -> bytes:
         if "chunked" in (self.headers["Transfer-Encoding"] or ""):
             parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
+            while size := int(self._line(), 16):
+                parts.append(self._read(size))
                 self.rfile.readline()
             self.rfile.readline()
             return b"".join(parts)
-        size = int(self.headers["Content-Length"] or 0)
-        return self.rfile.read(int(size * share))
+        return self._read(int(int(self.headers["Content-Length"] or 0) * share))
+
+    def _line(self) -> bytes:
+        if not (line := self.rfile.readline()):
+            raise ConnectionError("the client went away")
+        return line
+
+    def _read(self, size: int) -> bytes:
+        """Half a body must not pass for a whole one."""
+        if len(data := self.rfile.read(size)) < size:
+            raise ConnectionError("the client went away")
+        return data
 
     def _send(self, answer: Answer, *, share: float) -> None:
         self.send_response(answer.status)

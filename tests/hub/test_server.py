@@ -2,10 +2,12 @@
 (huggingface_hub 2.4.0).
 """
 
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +20,10 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelCard,
+    close_session,
     constants,
     hf_hub_download,
+    is_offline_mode,
     snapshot_download,
 )
 from huggingface_hub.errors import (
@@ -30,10 +34,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
 from tests.conftest import tiny_pipeline
 from tests.hub.card import card_problems
-from tests.hub.server import Fault, Hub
+from tests.hub.client import use_hub
+from tests.hub.server import Fault, Hub, Status, hub_server
 
 REPO = "user/name"
 WEIGHTS = bytes(range(256)) * 100
@@ -69,10 +75,13 @@ def pushed(hub: Hub, folder: Path) -> Hub:
     return hub
 
 
-def add_text(path: str = "a.txt", **options: str) -> str:
+def add_text(path: str = "a.txt", *, parent_commit: str | None = None) -> str:
     """Commit a small file; returns the commit's id."""
     operations = [CommitOperationAdd(path, b"text of " + path.encode())]
-    return HfApi().create_commit(REPO, operations, commit_message="add", **options).oid
+    info = HfApi().create_commit(
+        REPO, operations, commit_message="add", parent_commit=parent_commit
+    )
+    return str(info.oid)
 
 
 @contextmanager
@@ -102,12 +111,17 @@ def test_an_uploaded_folder_comes_back_byte_for_byte(pushed: Hub) -> None:
     assert Path(hf_hub_download(REPO, "config.json")).read_bytes() == b'{"a": 1}'
     snapshot = Path(snapshot_download(REPO))
     assert (snapshot / "unet" / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_trees_tell_which_files_are_large(pushed: Hub) -> None:
     rows = {row.path: row for row in HfApi().list_repo_tree(REPO, recursive=True)}
-    assert rows["unet/model.safetensors"].lfs.size == len(WEIGHTS)
-    assert rows["config.json"].lfs is None
-    assert "unet" in rows
-    assert HfApi().get_paths_info(REPO, ["config.json"])[0].size == 8
-    assert HfApi().model_info(REPO, files_metadata=True).siblings[1].size == 8
+    assert list(rows) == [".gitattributes", "config.json", "unet", "unet/model.safetensors"]
+    large = [row.path for row in rows.values() if isinstance(row, RepoFile) and row.lfs]
+    assert large == ["unet/model.safetensors"]
+    (row,) = HfApi().get_paths_info(REPO, ["config.json"])
+    assert row.path == "config.json"
+    siblings = HfApi().model_info(REPO, files_metadata=True).siblings or []
+    assert [s.size for s in siblings if s.rfilename == "config.json"] == [8]
 
 
 def test_a_second_upload_of_the_same_folder_sends_no_object_and_commits_nothing(
@@ -215,7 +229,7 @@ def test_a_commit_is_never_tried_again(pushed: Hub, waits: list[float], status: 
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost"])
-def test_a_commit_whose_connection_breaks_is_not_tried_again(pushed: Hub, kind: str) -> None:
+def test_a_commit_whose_connection_breaks_is_not_tried_again(pushed: Hub, kind: Status) -> None:
     """httpx2's exception comes out as it is: no HfHubHTTPError, no OSError, no ConnectionError."""
     pushed.faults.append(Fault("POST", "/commit/", kind))
     with pytest.raises(httpx2.TransportError) as caught:
@@ -224,10 +238,8 @@ def test_a_commit_whose_connection_breaks_is_not_tried_again(pushed: Hub, kind: 
     assert ("a.txt" in pushed.files(REPO)) == (kind == "lost")
 
 
-def test_a_commit_that_is_not_answered_waits_for_good(
-    pushed: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client has no timeout for anything but downloads: only the server's end ends it."""
+def test_a_commit_that_is_not_answered_waits_for_good(pushed: Hub) -> None:
+    """No timeout but a download's (10 s for HEAD, and between bytes): the server has to end it."""
     pushed.faults.append(Fault("POST", "/commit/", "stall", seconds=0.3))
     with pytest.raises(httpx2.RemoteProtocolError):
         add_text()
@@ -249,7 +261,7 @@ def test_no_step_is_tried_again_after_a_refusal(
     [("POST", "/preupload/"), ("POST", "/objects/batch"), ("PUT", "/lfs/"), ("POST", "/verify")],
 )
 def test_every_step_before_the_commit_is_tried_again(
-    pushed: Hub, folder: Path, waits: list[float], method: str, step: str, status: int | str
+    pushed: Hub, folder: Path, waits: list[float], method: str, step: str, status: Status
 ) -> None:
     """Up to five times more, after 1, 2, 4, 8, 8 s; Retry-After replaces that, plus 1 s."""
     (folder / "other.safetensors").write_bytes(b"other" * 100)
@@ -291,12 +303,13 @@ def test_creating_and_asking_are_never_tried_again(
     with refused(status):
         HfApi().create_repo(REPO)
     HfApi().create_repo(REPO)
-    for path, call in {
+    calls: dict[str, Callable[[], object]] = {
         "/branch/": lambda: HfApi().create_branch(REPO, branch="b"),
         "/tag/": lambda: HfApi().create_tag(REPO, tag="t"),
         "/refs": lambda: HfApi().list_repo_refs(REPO),
         "/api/models/": lambda: HfApi().model_info(REPO),
-    }.items():
+    }
+    for path, call in calls.items():
         hub.faults.append(Fault("", path, status))
         with refused(status):
             call()
@@ -326,7 +339,9 @@ def test_a_refused_head_is_a_missing_local_entry(pushed: Hub, status: int) -> No
     pushed.faults.append(Fault("HEAD", "/resolve/", status))
     with pytest.raises(LocalEntryNotFoundError) as caught:
         hf_hub_download(REPO, "config.json")
-    assert caught.value.__cause__.response.status_code == status
+    cause = caught.value.__cause__
+    assert isinstance(cause, HfHubHTTPError)
+    assert cause.response.status_code == status
 
 
 def test_a_wrong_token_of_a_download_is_a_401(pushed: Hub) -> None:
@@ -334,13 +349,26 @@ def test_a_wrong_token_of_a_download_is_a_401(pushed: Hub) -> None:
         hf_hub_download(REPO, "config.json", token="hf_wrong")
 
 
-def test_a_download_cut_halfway_goes_on_where_it_was(pushed: Hub, waits: list[float]) -> None:
-    """Five times without progress, each after 1 s, with Range; an httpx2 error after that."""
+@pytest.mark.parametrize(("chunk", "resumed"), [(10 * 2**20, ""), (1000, "bytes=12000-")])
+def test_a_download_cut_halfway_goes_on_after_the_last_whole_chunk(
+    pushed: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch, chunk: int, resumed: str
+) -> None:
+    """Chunks have 10 MiB, so a smaller file starts anew. Each time after 1 s, until six attempts
+    in a row brought no chunk; then httpx2.RemoteProtocolError comes out.
+    """
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", chunk)
     pushed.faults.append(Fault("GET", "/lfs/", "cut"))
     got = hf_hub_download(REPO, "unet/model.safetensors")
     assert Path(got).read_bytes() == WEIGHTS
     assert waits == [1]
-    assert pushed.asked("GET", "/lfs/") == 2
+    ranges = [seen.byte_range for seen in pushed.seen if seen.path.startswith("/lfs/")]
+    assert ranges == ["", resumed]
+
+
+def test_a_head_cut_off_is_not_tried_again(pushed: Hub) -> None:
+    pushed.faults.append(Fault("HEAD", "/resolve/", "cut"))
+    with pytest.raises(httpx2.RemoteProtocolError):
+        hf_hub_download(REPO, "config.json")
 
 
 def test_a_download_that_the_server_refuses_is_not_tried_again(
@@ -423,6 +451,39 @@ def test_a_subprocess_talks_to_the_hub(pushed: Hub, hub_environment: dict[str, s
     assert (Path(done.stdout.strip()) / "unet" / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_after_a_hub_this_process_is_offline_again() -> None:
-    assert constants.is_offline_mode()
-    assert constants.ENDPOINT == "https://huggingface.co"
+def copies(name: str) -> dict[str, object]:
+    """Value of a global in every module of the client's and its users that has it."""
+    kept = ("huggingface_hub", "diffusers", "transformers")
+    modules = [(key, vars(m)) for key, m in list(sys.modules.items()) if key.startswith(kept)]
+    return {key: names[name] for key, names in modules if name in names}
+
+
+def test_after_a_hub_this_process_is_as_it_was(tmp_path: Path) -> None:
+    names = ("HF_HUB_OFFLINE", "ENDPOINT", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET")
+    before = {name: copies(name) for name in names}
+    with hub_server() as server, pytest.MonkeyPatch.context() as patch:
+        use_hub(server, tmp_path, patch)
+        assert set(copies("HF_HUB_OFFLINE").values()) == {False}
+        assert HfApi().whoami()["name"] == "user"
+        close_session()
+    assert {name: copies(name) for name in names} == before
+    assert is_offline_mode()
+    assert HfApi().endpoint == "https://huggingface.co"
+
+
+def test_a_client_killed_in_a_push_leaves_nothing(pushed: Hub) -> None:
+    """Half a body, then the connection's end: not a commit of the lines that came."""
+    lines = [
+        {"key": "header", "value": {"summary": "half"}},
+        {"key": "file", "value": {"path": "half.txt", "content": "", "encoding": "base64"}},
+    ]
+    body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    head = (
+        f"POST /api/models/{REPO}/commit/main HTTP/1.1\r\nHost: hub\r\n"
+        f"Authorization: Bearer {pushed.token}\r\nContent-Length: {len(body) + 99}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", int(pushed.url.rpartition(":")[2]))) as client:
+        client.sendall(head.encode() + body)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+    assert "half.txt" not in pushed.files(REPO)
