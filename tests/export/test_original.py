@@ -118,18 +118,16 @@ def test_the_file_has_metadata_the_wanted_type_and_the_rights_of_others(tmp_path
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_tensors_of_one_storage_are_parted(tmp_path: Path) -> None:
+def test_shared_and_channels_last_tensors_are_written(tmp_path: Path) -> None:
     pipeline = student("sd1", TINY)
-    shared = torch.randn(2, *pipeline.unet.conv_out.bias.shape)
-    pipeline.unet.conv_out.bias.data = shared[0]
-    pipeline.vae.decoder.conv_in.weight.data = pipeline.vae.decoder.conv_in.weight.data.to(
-        memory_format=torch.channels_last
-    )
-    pipeline.vae.post_quant_conv.bias.data = shared[1]
+    kernel, shared = pipeline.vae.decoder.conv_in.weight, torch.randn(4)
+    kernel.data = kernel.data.to(memory_format=torch.channels_last)
+    pipeline.unet.conv_out.bias.data = pipeline.vae.post_quant_conv.bias.data = shared
     write_original(pipeline, tmp_path / "a.safetensors")
     read = load_file(tmp_path / "a.safetensors")
-    assert torch.equal(read[f"{UNET}out.2.bias"], shared[0])
-    assert torch.equal(read["first_stage_model.post_quant_conv.bias"], shared[1])
+    assert torch.equal(read["first_stage_model.decoder.conv_in.weight"], kernel)
+    for name in (f"{UNET}out.2.bias", "first_stage_model.post_quant_conv.bias"):
+        assert torch.equal(read[name], shared)
 
 
 def test_a_name_that_no_reader_takes_is_refused(tmp_path: Path) -> None:
