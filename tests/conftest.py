@@ -3,6 +3,7 @@ of the command.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,4 +163,26 @@ def tiny_run_arguments(teacher: Path, shards: Path) -> list[str]:
         "trainer.validate_every_n_steps=2",
         "checkpoint.every_n_steps=1",
         "samples.every_n_steps=0",
+        "export.fresh_process=false",
     ]
+
+
+@pytest.fixture(scope="session")
+def finished(sd1_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of `tiny_run`'s four steps, with a copy of each step's checkpoint. Of
+    all tests: to be copied.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = tiny_run_arguments(sd1_folder, shards)
+    arguments += ["name=whole", "checkpoint.keep_every_n_steps=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bksdm", *arguments])
+        assert main() == 0
+    return folder / "runs" / "whole"
+
+
+@pytest.fixture
+def whole(finished: Path, tmp_path: Path) -> Path:
+    """The same for a single test."""
+    return Path(shutil.copytree(finished, tmp_path / "runs" / "whole"))

@@ -1,35 +1,107 @@
 """bksdm export."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bksdm.cli.config import built
 from bksdm.errors import InputError
-from bksdm.export.pipeline import export_student
+from bksdm.export.folder import ExportSettings, export_student
+from bksdm.models.address import hub_address
+from bksdm.models.hub import hub_folder
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
-from bksdm.training.checkpoint import load_student
+from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
 from bksdm.training.folder import RunFolder
+
+_ON_THE_HUB: Final = ("config.yaml", "checkpoints/last.ckpt")  # what is needed of a run there
+_WHAT: Final = "run=runs/NAME, run=hf://owner/name, or checkpoint=FILE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What is exported.
+
+    Attributes:
+        checkpoint: that holds the student.
+        teacher: whose other parts it shares.
+        guidance: that suits it; None where that is not known.
+        out: where it goes unless another folder is named; None where there is no such place.
+    """
+
+    checkpoint: Path
+    teacher: TeacherSource
+    guidance: float | None
+    out: Path | None
 
 
 def run(config: DictConfig) -> int:
-    """Write the diffusers folder of a run's student."""
-    folder = RunFolder(Path(config.run))
-    if not folder.config.exists():
-        raise InputError(
-            f"run={config.run}: no {folder.config}; expected a run's folder, such as"
-            " runs/shapes-small"
-        )
+    """Write the diffusers folder of a student."""
     if config.weights not in ("ema", "raw"):
         raise InputError(f"weights={config.weights}: expected ema or raw")
-    of_run = OmegaConf.load(folder.config)
-    assert isinstance(of_run, DictConfig)
-    teacher = load_teacher(built(of_run.teacher, TeacherSource))
-    student = load_student(
-        Path(config.checkpoint) if config.checkpoint else folder.checkpoint, weights=config.weights
+    settings = built(config.export, ExportSettings)
+    origin = _origin(config)
+    out = Path(config.out).expanduser() if config.out else origin.out
+    if out is None:
+        raise InputError("out= is missing; expected the folder to write")
+    student = load_student(origin.checkpoint, weights=config.weights)
+    teacher = load_teacher(origin.teacher)
+    about = about_student(
+        origin.checkpoint, weights=config.weights, teacher_unet=teacher.unet.config
     )
-    out = Path(config.out) if config.out else folder.student
-    export_student(teacher, student, out, guidance=of_run.samples.sampling.guidance)
-    print(f"student: {out} ({config.weights} weights, reloaded and compared)")
+    export_student(teacher, student, out, settings=settings, about=about, guidance=origin.guidance)
+    print(f"student: {out} ({config.weights} weights of step {about.step}; {_told(settings)})")
     return 0
+
+
+def _told(settings: ExportSettings) -> str:
+    more = {
+        "with fp16 variant": settings.fp16,
+        "with an identity mid block": settings.identity_mid,
+        "with a single file": settings.single_file,
+    }
+    proof = (
+        "reloaded in stock diffusers in a fresh process: the same picture, bit for bit"
+        if settings.fresh_process
+        else "reloaded and compared in this process"
+    )
+    return ", ".join([*(name for name, wanted in more.items() if wanted), proof])
+
+
+def _origin(config: DictConfig) -> Origin:
+    if config.run is None and config.checkpoint is None:
+        raise InputError(f"nothing to export; expected {_WHAT}")
+    if config.run is None:
+        return _of_checkpoint(Path(config.checkpoint).expanduser())
+    address = hub_address(str(config.run))
+    folder = RunFolder(
+        Path(str(config.run)).expanduser()
+        if address is None
+        else hub_folder(address, _ON_THE_HUB, of=f"run={address}")
+    )
+    if not folder.config.exists():
+        raise InputError(f"run={config.run}: no config.yaml there; expected {_WHAT}")
+    return Origin(
+        checkpoint=Path(config.checkpoint).expanduser() if config.checkpoint else folder.checkpoint,
+        teacher=folder.teacher(),
+        guidance=folder.settings()["samples"]["sampling"]["guidance"],
+        out=folder.student if address is None else None,
+    )
+
+
+def _of_checkpoint(path: Path) -> Origin:
+    """A checkpoint without its run: it knows its teacher, but not how that is sampled."""
+    teacher = read_checkpoint(path)["bksdm"]["teacher"]
+    if teacher["weights"] == "random":
+        raise InputError(
+            f"checkpoint {path} is of a dry run on a teacher with random weights, which its run"
+            " alone knows; give run=, too"
+        )
+    return Origin(
+        checkpoint=path,
+        teacher=TeacherSource(name=Path(teacher["path"]).name, **teacher),
+        guidance=None,
+        out=None,
+    )

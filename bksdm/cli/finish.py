@@ -16,11 +16,12 @@ from bksdm.cli.student import cut
 from bksdm.evaluation.cost.latency import LatencySettings
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import write_results
-from bksdm.export.pipeline import assemble, export_student
+from bksdm.export.folder import ExportSettings, export_student
+from bksdm.export.pipeline import assemble
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
 from bksdm.surgery.plan import BlockPlan
-from bksdm.training.checkpoint import load_student
+from bksdm.training.checkpoint import about_student, load_student
 from bksdm.training.folder import RunFolder
 from bksdm.training.peers import Peers
 from bksdm.training.telemetry import memory_gib
@@ -40,7 +41,14 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
     teacher = rest.teacher
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(rest.checkpoint)
-    export_student(teacher, student, folder.student, guidance=config.samples.sampling.guidance)
+    export_student(
+        teacher,
+        student,
+        folder.student,
+        settings=built(config.export, ExportSettings),
+        about=about_student(rest.checkpoint, weights="ema", teacher_unet=teacher.unet.config),
+        guidance=config.samples.sampling.guidance,
+    )
     print(
         f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
     )

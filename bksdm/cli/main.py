@@ -13,6 +13,7 @@ from bksdm import __version__
 from bksdm.cli.explain import explained
 from bksdm.cli.launch import launch, split_flags
 from bksdm.errors import InputError
+from bksdm.models.address import hub_address
 
 VERBS = {
     "plan": "what a student keeps and drops, with parameters and MACs beside the teacher's",
@@ -23,7 +24,8 @@ VERBS = {
     "generate": "prompts to PNG files and a grid, of one model, or of several side by side",
     "evaluate": "a named protocol for one model, or for several side by side",
     "report": "one HTML page of what was measured: bksdm report runs/a runs/b",
-    "export": "a run's checkpoint to a diffusers folder, reloaded and compared",
+    "export": "a student's checkpoint to a diffusers folder, proven in stock diffusers",
+    "push": "a run to the Hub: diffusers folder, card, checkpoint, results; dry_run=true shows it",
 }
 
 POSITIONAL = {"report": "model"}  # verbs that take bare arguments, and which setting they are
@@ -98,11 +100,19 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
         if "/" not in teacher and not os.path.isdir(teacher):
             raise InputError(
                 f"teacher={teacher}: expected one of {', '.join(named)}, a folder or a Hub id"
-                " (owner/name)"
+                " (owner/name, or hf://owner/name@revision)"
             )
         at = result.index(f"teacher={teacher}")
-        short = teacher.rstrip("/").rsplit("/", 1)[-1]
-        result[at : at + 1] = ["teacher=pretrained", f"teacher.path='{teacher}'"]
+        address = hub_address(teacher)
+        path = teacher if address is None else address.repository
+        short = path.rstrip("/").rsplit("/", 1)[-1]
+        result[at : at + 1] = ["teacher=pretrained", f"teacher.path={_quoted(path)}"]
+        if address is not None and address.revision is not None:
+            if "teacher.revision" in chosen:
+                raise InputError(
+                    f"{teacher}: teacher.revision= is given, too; expected one of them"
+                )
+            result.append(f"teacher.revision={_quoted(address.revision)}")
         if "teacher.name" not in chosen:
             result.append(f"teacher.name='{short}'")
     if verb in ("train", "check") and "experiment" not in chosen and names != ["shapes"]:

@@ -1,4 +1,6 @@
-"""Models named on the command line: a run, a diffusers folder, a Hub id, or an embedded teacher."""
+"""Models named on the command line: a run, a diffusers folder, a repository on the Hub, or an
+embedded teacher.
+"""
 
 import csv
 import io
@@ -13,9 +15,10 @@ import numpy as np
 from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 
-from bksdm.cli.config import built
 from bksdm.errors import InputError
+from bksdm.export.folder import ABOUT, about_folder
 from bksdm.export.pipeline import SAMPLING, folder_guidance, load_pipeline
+from bksdm.models.address import HubAddress, hub_address
 from bksdm.models.hub import hub_file
 from bksdm.models.source import TeacherSource, embedded_folder, unet_config
 from bksdm.surgery.plan import BlockPlan
@@ -52,17 +55,25 @@ def named_pipeline(name: str) -> StableDiffusionPipeline:
     Raises:
         InputError: nothing there.
     """
-    return load_pipeline(location(name))
+    return _loaded(location(name))
 
 
-def location(name: str) -> Path | str:
-    """The diffusers folder or the Hub id that a name stands for.
+def _loaded(place: Path | HubAddress) -> StableDiffusionPipeline:
+    if isinstance(place, HubAddress):
+        return load_pipeline(place.repository, revision=place.revision)
+    return load_pipeline(place)
+
+
+def location(name: str) -> Path | HubAddress:
+    """The diffusers folder or the repository that a name stands for.
 
     Raises:
         InputError: no such folder.
     """
     if name == EMBEDDED:
         return embedded_folder(EMBEDDED)
+    if (address := hub_address(name)) is not None:
+        return address
     folder = RunFolder(Path(name))
     if folder.config.exists():
         if not folder.student.exists():
@@ -70,11 +81,14 @@ def location(name: str) -> Path | str:
                 f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"
             )
         return folder.student
-    if not folder.path.exists() and not _may_be_hub_id(name):
+    if folder.path.exists():
+        return folder.path
+    if not _may_be_hub_id(name):
         raise InputError(
             f"model {name}: nothing there; expected a run, a diffusers folder or a Hub id"
+            " (hf://owner/name@revision)"
         )
-    return name
+    return HubAddress(name)
 
 
 def _may_be_hub_id(name: str) -> bool:
@@ -95,18 +109,20 @@ def guidance_of(name: str) -> float | None:
     settings = run_settings(name)
     if settings is not None and (found := OmegaConf.select(settings, _GUIDANCE)) is not None:
         return float(found)
-    place = Path(location(name))
-    return folder_guidance(place if place.exists() else _hub_folder(name))
+    return folder_guidance(_folder_with(SAMPLING, location(name)))
 
 
-def _hub_folder(repository: str) -> Path:
-    """Where the cache keeps what a repository says of its sampling; nowhere if it says nothing."""
+def _folder_with(file: str, place: Path | HubAddress) -> Path:
+    """The folder itself, or the cache's with the repository's file; nowhere if it has none."""
+    if isinstance(place, Path):
+        return place
     try:
-        return hub_file(repository, SAMPLING, revision=None, of=f"model {repository}").parent
+        of = f"model {place.repository}"
+        return hub_file(place.repository, file, revision=place.revision, of=of).parent
     except InputError:
         # Also where the Hub cannot be asked: a model that is in the cache is usable all the same,
         # and whoever loads one that is not is told.
-        return Path(repository)
+        return Path(place.repository)
 
 
 def named_model(name: str) -> NamedModel:
@@ -116,18 +132,19 @@ def named_model(name: str) -> NamedModel:
         InputError: nothing there.
     """
     place = location(name)
-    load = partial(load_pipeline, place)
+    load = partial(_loaded, place)
     settings = run_settings(name)
     if settings is None:
-        return NamedModel(name=name, load=load, place=str(place))
-    plan = built(settings.student, BlockPlan)
-    source = built(settings.teacher, TeacherSource)
+        about = about_folder(_folder_with(ABOUT, place))
+        kept = None if about is None else {**about.plan, "teacher": about.teacher["unet"]}
+        return NamedModel(name=name, load=load, place=str(place), plan=kept)
+    folder = RunFolder(Path(name))
     return NamedModel(
         name=name,
         load=load,
         place=str(place),
-        plan=plan_values(plan, unet_config(source)),
-        curves=curves(RunFolder(Path(name)).metrics),
+        plan=plan_values(folder.plan(), unet_config(folder.teacher())),
+        curves=curves(folder.metrics),
     )
 
 
@@ -150,8 +167,8 @@ def run_settings(name: str) -> DictConfig | None:
 
 def teacher_source(name: str) -> TeacherSource | None:
     """Where the teacher of the run in that folder comes from; None where there is no run."""
-    settings = run_settings(name)
-    return None if settings is None else built(settings.teacher, TeacherSource)
+    folder = RunFolder(Path(name))
+    return folder.teacher() if folder.config.exists() else None
 
 
 def teacher_of(name: str, source: TeacherSource) -> NamedModel:

@@ -17,6 +17,10 @@ FREE: Final = frozenset(
         "checkpoint",
         "samples",
         "protocol",
+        "teacher.license",
+        "callbacks",
+        "resume",
+        "export",
         "data.shards",  # may move: the index fingerprint in the checkpoint guards what they hold
         "data.validation_shards",
         "data.workers",

@@ -19,12 +19,16 @@ from bksdm.cli.config import (
     task_overrides,
 )
 from bksdm.cli.finish import Rest, finish
+from bksdm.cli.hub import arrived, hub_uploads
+from bksdm.cli.resume import fetch, resumed, run_address
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
 from bksdm.cli.student import cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
+from bksdm.evaluation.environment import environment
 from bksdm.evaluation.generate import Sampling
 from bksdm.evaluation.prompts import from_texts
+from bksdm.export.pipeline import best_device
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
@@ -33,6 +37,7 @@ from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
+from bksdm.training.hub import HubUploads
 from bksdm.training.peers import Peers, joined
 from bksdm.training.run import Start, check_start, fit, start_of
 from bksdm.training.samples import SampleGrid
@@ -53,6 +58,7 @@ class Run:
         folder: of the run.
         signals: that ask it to end.
         peers: its processes.
+        uploads: sends it to the Hub; None in all processes but the first, or if not wanted.
     """
 
     config: DictConfig
@@ -60,6 +66,7 @@ class Run:
     folder: RunFolder
     signals: Signals
     peers: Peers
+    uploads: HubUploads | None
 
     @property
     def seed(self) -> int:
@@ -74,6 +81,7 @@ class Run:
 
 def run(config: DictConfig) -> int:
     """Cut, distil, export, evaluate; each part is skipped if it is done."""
+    config = resumed(config)
     trainer = built(config.trainer, TrainerSettings)
     check_together(trainer, built(config.speed, SpeedSettings))
     process = this_process()
@@ -88,12 +96,19 @@ def run(config: DictConfig) -> int:
                 # Before anything is read: nobody else may write while this one decides.
                 peers.decided(lambda: claim.enter_context(folder.claimed(seconds=seconds)))
                 made = Run(
-                    config=config, trainer=trainer, folder=folder, signals=signals, peers=peers
+                    config=config,
+                    trainer=trainer,
+                    folder=folder,
+                    signals=signals,
+                    peers=peers,
+                    uploads=peers.each(lambda: hub_uploads(config, folder, first=process.first)),
                 )
                 code, rest = _trained(made)
             # The other processes have nothing left to do, and wait for nobody.
             if rest is not None and process.first:
                 finish(config, folder, rest, gpu=trainer.gpu)
+            if made.uploads is not None:
+                print(arrived(made.uploads, folder, code), flush=True)
             return code
         except SystemExit as ended:  # a signal before or after the training: nothing to save
             signals.patient = True
@@ -109,7 +124,7 @@ def _trained(run: Run) -> tuple[int, Rest | None]:
     """Train what is not trained yet; the exit code, and what is left to do."""
     config, folder = run.config, run.folder
     values = run.peers.each(lambda: plain(config))
-    start = run.peers.decided(lambda: _start(folder, values))
+    start = run.peers.decided(lambda: _start(run, values))
     source, plan = run.peers.each(
         lambda: (built(config.teacher, TeacherSource), built(config.student, BlockPlan))
     )
@@ -135,7 +150,18 @@ def _is_of(start: Start, path: Path) -> bool:
     return path.exists() and path.stat().st_mtime >= start.checkpoint.stat().st_mtime
 
 
-def _start(folder: RunFolder, values: dict[str, Any]) -> Start:
+def _begin(folder: RunFolder, values: dict[str, Any], start: Start) -> None:
+    folder.write_config(yaml.safe_dump(values, sort_keys=False))
+    folder.note_start(start.steps, environment(best_device(this_process())))
+
+
+def _start(run: Run, values: dict[str, Any]) -> Start:
+    folder, address = run.folder, run_address(run.config)
+    if address is not None and folder.begun:
+        run.say(f"{folder.path} is here; going on from it, not from {address}")
+    elif address is not None:
+        fetch(address, folder, values)
+        run.say(f"{folder.path}: fetched from {address}")
     check_same_run(folder, values)
     return start_of(folder)
 
@@ -150,7 +176,7 @@ def _distil(
     accept = data.accept_changed
     peers.decided(lambda: check_start(start, module, accept_changed=accept))
     # Last, so that a refused run leaves nothing behind.
-    peers.decided(lambda: folder.write_config(yaml.safe_dump(values, sort_keys=False)))
+    peers.decided(lambda: _begin(folder, values, start))
     run.say(_headline(run, data, start))
     begin = time.monotonic()
     fit(
@@ -165,6 +191,7 @@ def _distil(
         signals=run.signals,
         peers=peers,
         logger=logger,
+        saved=run.uploads.saved if run.uploads else None,
     )
     known = peers.gathered(run.signals.received)
     received = next((each for each in known if each is not None), None)

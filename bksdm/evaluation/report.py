@@ -51,7 +51,7 @@ def score_table(results: Sequence[ModelResult], *, width: int = WIDTH) -> str:
     for name, label in zip(names, _indented(names), strict=True):
         found = [score for result in results if (score := result.score(name)) is not None]
         rows.append(
-            [f"{label}{', %' * found[0].percent}", *(_cell(r.score(name)) for r in results)]
+            [f"{label}{', %' * found[0].percent}", *(score_cell(r.score(name)) for r in results)]
         )
         ends.append(" / ".join(map(str, sorted({score.n for score in found}))))
     first = str(results[0].protocol.get("name", ""))
@@ -104,7 +104,7 @@ def _by_model(
     )
 
 
-def _cell(score: Score | None) -> str:
+def score_cell(score: Score | None) -> str:
     if score is None or math.isnan(score.value):
         return "-"
     if score.low is None or score.high is None:

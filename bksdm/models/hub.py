@@ -1,8 +1,11 @@
 """Files of the Hub, and what went wrong in words."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -13,6 +16,10 @@ from huggingface_hub.errors import (
 )
 
 from bksdm.errors import InputError
+from bksdm.models.address import HubAddress
+
+# The base of all that the client raises for a request: of whichever httpx it is built on.
+TRANSPORT: Final[type[Exception]] = HfHubHTTPError.__bases__[0]
 
 
 class NotInRepositoryError(InputError):
@@ -32,9 +39,30 @@ def hub_file(repository: str, file: str, *, revision: str | None, of: str) -> Pa
         NotInRepositoryError: the repository has no such file.
         InputError: the repository cannot be had.
     """
+    with reading_told(of, f"{file} in {repository}", revision):
+        return Path(hf_hub_download(repository, file, revision=revision))
+
+
+def hub_folder(address: HubAddress, patterns: Sequence[str], *, of: str) -> Path:
+    """The cache's folder of a commit, with those of its files that match.
+
+    Raises:
+        InputError: the repository cannot be had.
+    """
+    with reading_told(of, address.repository, address.revision):
+        return Path(
+            snapshot_download(
+                address.repository, revision=address.revision, allow_patterns=list(patterns)
+            )
+        )
+
+
+@contextmanager
+def reading_told(of: str, what: str, revision: str | None) -> Iterator[None]:
+    """The client's errors as InputErrors that begin with `of`."""
     cause: Exception
     try:
-        return Path(hf_hub_download(repository, file, revision=revision))
+        yield
     except GatedRepoError as error:
         problem, cause = "it is gated: accept its licence on the Hub, then `hf auth login`", error
     except RepositoryNotFoundError as error:
@@ -44,9 +72,11 @@ def hub_file(repository: str, file: str, *, revision: str | None, of: str) -> Pa
     except LocalEntryNotFoundError as error:
         problem, cause = "not cached, and the Hub cannot be reached; expected a folder here", error
     except EntryNotFoundError as error:
-        raise NotInRepositoryError(f"{of}: no {file} in {repository}") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise NotInRepositoryError(f"{of}: no {what}") from error
+    except (TRANSPORT, OSError, ValueError) as error:
         problem, cause = f"neither a folder nor on the Hub ({first_line(error)})", error
+    else:
+        return
     raise InputError(f"{of}: {problem}") from cause
 
 

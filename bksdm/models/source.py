@@ -36,6 +36,8 @@ class TeacherSource:
             needed, and the tokenizer is the embedded world's).
         architecture: configs of `unet`, `vae`, `text_encoder` and `scheduler` of a named teacher,
             so that plans and dry runs need no download.
+        license: its licence as the Hub identifies it, which a student inherits; None: its model
+            card is asked.
     """
 
     name: str
@@ -43,6 +45,7 @@ class TeacherSource:
     revision: str | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     architecture: Mapping[str, Mapping[str, Any]] | None = None
+    license: str | None = None
 
     def __post_init__(self) -> None:
         if self.weights not in ("pretrained", "random"):

@@ -5,10 +5,12 @@ A checkpoint holds student, average, optimiser, plan, teacher id, data fingerpri
 tensors and plain values. Never a teacher tensor.
 """
 
+import json
 import logging
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bksdm.errors import InputError
+from bksdm.export.folder import About
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +165,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ) as error:
         raise _unreadable(path, type(error).__name__) from error
     return content
+
+
+def about_student(
+    path: Path, *, weights: Literal["ema", "raw"], teacher_unet: Mapping[str, Any]
+) -> About:
+    """What the folder of an exported student says of where it comes from."""
+    content = read_checkpoint(path)
+    ours = content["bksdm"]
+    config = {name: value for name, value in teacher_unet.items() if name[0] != "_"}
+    return About(
+        weights=weights,
+        step=int(content["global_step"]),
+        plan=json.loads(ours["plan"]),
+        teacher={**ours["teacher"], "unet": config},
+        versions=dict(ours["versions"]),
+    )
 
 
 def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2DConditionModel:

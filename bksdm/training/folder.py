@@ -1,19 +1,28 @@
 """The folder of a run."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
+import yaml
 from filelock import FileLock, Timeout
 
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
+from bksdm.models.source import TeacherSource
+from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import LAST, PREVIOUS
 from bksdm.training.loggers import METRICS
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STARTS: Final = "starts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,41 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration as plain values. Nothing of it is run: it may be a stranger's.
+
+        Raises:
+            InputError: it is not there, or no configuration.
+        """
+        try:
+            values = yaml.safe_load(self.config.read_text())
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{self.path}: no {self.config.name}; expected a run's folder, such as"
+                " runs/shapes-small"
+            ) from error
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.config}: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict) or not {"teacher", "student"} <= values.keys():
+            raise InputError(f"{self.config}: no configuration of `bksdm train`")
+        return values
+
+    def teacher(self) -> TeacherSource:
+        """Where the run's teacher comes from.
+
+        Raises:
+            InputError: see `settings`.
+        """
+        return _value(TeacherSource, self.settings()["teacher"])
+
+    def plan(self) -> BlockPlan:
+        """What the run's student keeps.
+
+        Raises:
+            InputError: see `settings`.
+        """
+        return _value(BlockPlan, self.settings()["student"])
 
     def write_config(self, text: str) -> None:
         """Make the folder and write its configuration, all or nothing."""
@@ -76,6 +120,23 @@ class RunFolder:
         """Everything that was logged."""
         return self.path / METRICS
 
+    def starts(self) -> list[dict[str, Any]]:
+        """When, how and with what the run was started and resumed, in order; empty for a run from
+        before that was kept.
+        """
+        if not self._starts.is_file():
+            return []
+        return [json.loads(line) for line in self._starts.read_text().splitlines() if line]
+
+    def note_start(self, step: int, environment: Mapping[str, Any]) -> None:
+        """Keep what it is started with now."""
+        with self._starts.open("a") as file:
+            file.write(json.dumps({"step": step, **environment}) + "\n")
+
+    @property
+    def _starts(self) -> Path:
+        return self.path / STARTS
+
     @property
     def non_finite(self) -> Path:
         """What is needed to reproduce the first step whose loss was no number."""
@@ -114,3 +175,11 @@ class RunFolder:
                     if new:
                         self.path.parent.rmdir()
             lock.release()
+
+
+def _value(kind: type[T], node: Mapping[str, Any]) -> T:
+    """A value from its settings, of this class whatever their `_target_` says."""
+    try:
+        return kind(**{name: value for name, value in node.items() if name != "_target_"})
+    except TypeError as error:
+        raise InputError(f"settings of {kind.__name__}: {error}") from error

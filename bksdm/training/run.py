@@ -95,8 +95,9 @@ def fit(
     signals: Signals,
     peers: Peers,
     logger: Callable[[], Logger] | None = None,
+    saved: Callable[[int], None] | None = None,
 ) -> None:
-    """Train until `max_steps`, or until `signals` has received one.
+    """Train until `max_steps`, or until `signals` has received one; `saved` is told of checkpoints.
 
     Raises:
         InputError: the data or the settings end the run.
@@ -114,6 +115,7 @@ def fit(
         signals=signals,
         peers=peers,
         telemetry=telemetry,
+        saved=saved,
     )
     best = checkpoints.best_callback(folder.checkpoints)
     progress = Progress(seconds=2 if sys.stdout.isatty() else 15, telemetry=telemetry)

@@ -3,6 +3,7 @@ the end of an optimiser step, and after the validation that belongs to it.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class Checkpoints(StepCallback, Checkpoint):
         signals: which ask the run to end.
         peers: saving and stopping are things of all processes.
         telemetry: which sees that the weights are numbers.
+        saved: is told the step whenever `last` was saved.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Checkpoints(StepCallback, Checkpoint):
         signals: Signals,
         peers: Peers,
         telemetry: Telemetry,
+        saved: Callable[[int], None] | None = None,
     ) -> None:
         self.folder = folder
         self.settings = settings
@@ -95,6 +98,7 @@ class Checkpoints(StepCallback, Checkpoint):
         self.signals = signals
         self.peers = peers
         self.telemetry = telemetry
+        self.saved = saved
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._after_validation: list[str] = []
         self._validated = 0
@@ -174,6 +178,8 @@ class Checkpoints(StepCallback, Checkpoint):
             trainer.save_checkpoint(self.folder / name)
         if LAST in names:
             self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+            if self.saved is not None:
+                self.saved(trainer.global_step)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         trainer.limit_val_batches = 0  # Lightning would validate once more

@@ -1,0 +1,215 @@
+"""A student's model card: metadata that the Hub understands, and a text that says what was removed,
+what it costs, how it was measured and made.
+
+Knows the Hub's card format. Knows nothing of runs: all it says is given, as `Card`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bksdm.errors import InputError
+from bksdm.models.hub import first_line, hub_file
+from bksdm.models.source import EMBEDDED, TeacherSource
+
+TAGS: Final = ("bk-sdm", "stable-diffusion", "distillation", "pruned")
+TASK: Final = "text-to-image"
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """A line of the cost table, as text."""
+
+    label: str
+    teacher: str
+    student: str
+    change: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score for the card's `model-index`: percentages are given as percentages."""
+
+    protocol: str
+    score: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A score of all columns, as text."""
+
+    label: str
+    cells: tuple[str, ...]
+    n: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """What one protocol measured.
+
+    Attributes:
+        protocol: its name.
+        columns: the models.
+        rows: the scores.
+        verdicts: what the comparison with the teacher says, in words.
+        environment: steps, guidance, machine, in words.
+        measured: the student's scores.
+    """
+
+    protocol: str
+    columns: tuple[str, ...]
+    rows: tuple[ResultRow, ...]
+    verdicts: tuple[str, ...]
+    environment: str
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """All that a card says. Texts are markdown.
+
+    Attributes:
+        repository: owner/name.
+        revision: branch that it lies on; None for main.
+        license: its identifier on the Hub.
+        base_model: the teacher's Hub id; None where it has none.
+        datasets: Hub ids of the training data.
+        summary: a paragraph.
+        teacher: its name.
+        picture: path of the sample grid in the repository.
+        exported: whether the diffusers folder is there.
+        steps: of the checkpoint.
+        weights_told: average or raw, in words.
+        mid_told: a sentence on the mid block.
+        prompt: an example.
+        guidance: that suits it.
+        fp16: whether there is such a variant.
+        single_file: name of the file in the original layout.
+        checkpoint: whether the Lightning checkpoint is there.
+        drawing: `surgery.drawing`.
+        dropped: modules that are gone, in words.
+        costs: teacher and student.
+        machine: that times were measured on.
+        results: by protocol.
+        training: a paragraph on data, steps and hardware.
+        starts: the commands, each with its commit.
+        limits: a paragraph.
+    """
+
+    repository: str
+    license: str
+    summary: str
+    teacher: str
+    drawing: str
+    dropped: str
+    costs: Sequence[CostRow]
+    training: str
+    starts: Sequence[str]
+    limits: str
+    steps: int
+    revision: str | None = None
+    base_model: str | None = None
+    datasets: Sequence[str] = ()
+    picture: str | None = None
+    exported: bool = True
+    weights_told: str = ""
+    mid_told: str = ""
+    prompt: str = ""
+    guidance: float | None = None
+    fp16: bool = False
+    single_file: str | None = None
+    checkpoint: bool = True
+    machine: str = ""
+    results: Sequence[ResultTable] = field(default_factory=tuple)
+
+    @property
+    def name(self) -> str:
+        """Of the model: the repository's without its owner."""
+        return self.repository.partition("/")[2]
+
+
+def card_text(card: Card) -> str:
+    """The whole README.md."""
+    loader = PackageLoader("bksdm.export", package_path="")
+    pages = Environment(
+        loader=loader,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # it is markdown
+    )
+    revision, guidance = card.revision, card.guidance
+    body = pages.get_template("card.md.j2").render(
+        **vars(card),
+        name=card.name,
+        revision_argument="" if revision is None else f', revision="{revision}"',
+        revision_address="" if revision is None else f"@{revision}",
+        guidance_argument="" if guidance is None else f", guidance_scale={guidance:g}",
+    )
+    return f"---\n{metadata(card).to_yaml()}\n---\n\n{body}"
+
+
+def metadata(card: Card) -> ModelCardData:
+    """The front matter."""
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=each.protocol,
+            dataset_name=each.protocol,
+            metric_type=each.score,
+            metric_name=each.score,
+            metric_value=each.value,
+        )
+        for table in card.results
+        for each in table.measured
+    ]
+    return ModelCardData(
+        license=card.license,
+        library_name="diffusers" if card.exported else "bksdm",
+        pipeline_tag=TASK,
+        base_model=card.base_model,
+        datasets=list(card.datasets) or None,
+        tags=list(TAGS),
+        model_name=card.name,
+        eval_results=results or None,
+    )
+
+
+def check_card(text: str) -> None:
+    """Raise InputError unless the front matter can be read back as model card metadata."""
+    try:
+        ModelCard(text)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the model card's metadata: {first_line(error)}") from error
+
+
+def inherited_license(source: TeacherSource) -> str:
+    """The licence that a teacher says it has: its settings, or its own model card.
+
+    Raises:
+        InputError: neither says one.
+    """
+    if source.license is not None:
+        return source.license
+    remedy = "give the identifier that the Hub has for it: license=..."
+    try:
+        local = Path(source.location) / "README.md"
+        if source.path.startswith(EMBEDDED) or Path(source.location).is_dir():
+            path = local
+        else:
+            of = f"licence of teacher {source.path}"
+            path = hub_file(source.path, "README.md", revision=source.revision, of=of)
+        found = ModelCard(path.read_text()).data.get("license")
+    except (InputError, OSError, ValueError) as error:
+        raise InputError(
+            f"teacher {source.path}: no card that says its licence ({first_line(error)}); {remedy}"
+        ) from error
+    if not found:
+        raise InputError(f"teacher {source.path}: its card says no licence; {remedy}")
+    return str(found)

@@ -1,0 +1,242 @@
+"""A student as a stock diffusers folder, written whole or not at all, and proven before it gets its
+name.
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from bksdm import expected
+from bksdm.atomic import open_to_others
+from bksdm.errors import InputError
+from bksdm.export.original import write_original
+from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
+from bksdm.export.proof import Claim, prove
+from bksdm.export.stranger import picture
+from bksdm.models.teacher import Teacher
+from bksdm.surgery.identity_mid import with_identity_mid
+
+ABOUT: Final = "bksdm.json"  # beside model_index.json; stock diffusers does not look at it
+FP16: Final = "fp16"
+_NETWORKS: Final = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What is written beside the fp32 folder, and how it is proven.
+
+    Attributes:
+        fp16: the weights in half precision, too (variant="fp16").
+        identity_mid: a mid block that does nothing, for tools that need one; outputs are equal.
+        single_file: one file in the original Stable Diffusion layout, too.
+        fresh_process: prove the export in a process of its own, without bksdm; else in this one.
+    """
+
+    fp16: bool = False
+    identity_mid: bool = False
+    single_file: bool = False
+    fresh_process: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            expected.switch(f"export.{name}", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What an exported folder says of itself.
+
+    Attributes:
+        weights: the average of training, or the last step's.
+        step: optimiser steps that made them.
+        plan: `BlockPlan`'s values.
+        teacher: its path, revision, and U-Net config under "unet".
+        versions: of packages, by name.
+        export: `ExportSettings`' values; filled in by `export_student`.
+    """
+
+    weights: Literal["ema", "raw"]
+    step: int
+    plan: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+    versions: Mapping[str, str]
+    export: Mapping[str, Any] = field(default_factory=dict)
+
+
+def export_student(
+    teacher: Teacher,
+    student: UNet2DConditionModel,
+    folder: Path,
+    *,
+    settings: ExportSettings | None = None,
+    about: About | None = None,
+    guidance: float | None = None,
+) -> None:
+    """Write the student with the teacher's other parts, prove it, and only then give the folder its
+    name.
+
+    Args:
+        teacher: whose other parts it shares.
+        student: the U-Net.
+        folder: to write, or to replace.
+        settings: what else is written, and how it is proven; None: as `ExportSettings()`.
+        about: for `bksdm.json`; None writes none.
+        guidance: classifier-free guidance scale that suits it, for `folder_guidance`; None says
+            nothing.
+
+    Raises:
+        InputError: the folder holds something else, or the student has no such form.
+        RuntimeError: what was written differs, in weights, config or output.
+    """
+    settings = settings or ExportSettings()
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise InputError(f"{folder} exists and is no exported pipeline; choose another folder")
+    if settings.single_file and not isinstance(student.config.layers_per_block, int):
+        raise InputError(
+            f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
+            " stage, and stock diffusers reads single files only where all stages have as many;"
+            " leave it out"
+        )
+    unet = with_identity_mid(student) if settings.identity_mid else student
+    pipeline = assemble(teacher, unet)
+    with _scratch(folder, "tmp") as temporary, _scratch(folder, "proof") as scratch:
+        _write(pipeline, temporary, settings, name=folder.name)
+        if guidance is not None:
+            write_guidance(temporary, guidance)
+        if about is not None:
+            said = asdict(about) | {"export": asdict(settings)}
+            (temporary / ABOUT).write_text(json.dumps(said, indent=1) + "\n")
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                open_to_others(path)
+        compare(unet, load_pipeline(temporary).unet)
+        if settings.identity_mid:
+            _same_answers(student, unet, "with the identity mid block the U-Net answers otherwise")
+        if settings.fresh_process:
+            prove(list(_claims(pipeline, temporary, settings, name=folder.name)), scratch)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+
+
+def about_folder(folder: Path) -> About | None:
+    """What an exported folder says of itself; None for one that we did not write."""
+    path = folder / ABOUT
+    if not path.is_file():
+        return None
+    try:
+        return About(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not written by this version of bksdm ({error}); export again"
+        ) from error
+
+
+@torch.no_grad()
+def compare(student: UNet2DConditionModel, reloaded: UNet2DConditionModel) -> None:
+    """Raise unless both have equal weights and equal outputs on one random input."""
+    weights, others = student.state_dict(), reloaded.state_dict()
+    if weights.keys() != others.keys() or not all(
+        torch.equal(w.cpu(), others[n]) for n, w in weights.items()
+    ):
+        raise RuntimeError("the exported U-Net does not reload with the weights that were trained")
+    for parameter in reloaded.parameters():
+        # Weights mapped from a file may lie unaligned, where CPU kernels round otherwise.
+        parameter.data = parameter.data.clone()
+    reloaded.to(student.device)
+    _same_answers(
+        student, reloaded, "the exported U-Net does not answer as the one that was trained"
+    )
+
+
+@torch.no_grad()
+def _same_answers(one: UNet2DConditionModel, other: UNet2DConditionModel, told: str) -> None:
+    size, rng = one.config.sample_size, torch.Generator().manual_seed(0)
+    latents = torch.randn(1, one.config.in_channels, size, size, generator=rng)
+    text = torch.randn(1, 8, one.config.cross_attention_dim, generator=rng)
+    training = one.training
+    outputs = [
+        model.eval()(
+            latents.to(model.device),
+            torch.tensor([500], device=model.device),
+            text.to(model.device),
+        ).sample
+        for model in (one, other)
+    ]
+    one.train(training)
+    if not torch.equal(*outputs):
+        raise RuntimeError(told)
+
+
+@contextmanager
+def _scratch(folder: Path, suffix: str) -> Iterator[Path]:
+    """An empty folder beside `folder`, gone in the end."""
+    path = folder.with_name(f".{folder.name}.{suffix}")
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(
+    pipeline: StableDiffusionPipeline, folder: Path, settings: ExportSettings, *, name: str
+) -> None:
+    for tensor in pipeline.unet.parameters():
+        tensor.data = tensor.data.contiguous()  # some readers refuse channels_last tensors
+    if settings.fp16:  # first: the configs that stay are those of fp32
+        _halved(pipeline).save_pretrained(folder, variant=FP16)
+    pipeline.save_pretrained(folder)
+    if settings.single_file:
+        write_original(pipeline, _single(folder, name))
+    if settings.single_file and settings.fp16:
+        write_original(pipeline, _single(folder, name, FP16), dtype=torch.float16)
+
+
+def _single(folder: Path, name: str, variant: str = "") -> Path:
+    return folder / f"{name}{f'.{variant}' * bool(variant)}.safetensors"
+
+
+def _halved(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """A copy with all networks in half precision.
+
+    Raises:
+        InputError: a weight is beyond its range.
+    """
+    networks = {name: copy.deepcopy(getattr(pipeline, name)).half() for name in _NETWORKS}
+    for name, network in networks.items():
+        for tensor_name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(
+                    f"export.fp16=true: {name} {tensor_name} has values beyond 65,504, the range of"
+                    " half precision; leave it out"
+                )
+    others = {k: v for k, v in pipeline.components.items() if k not in networks}
+    return StableDiffusionPipeline(**networks, **others, requires_safety_checker=False)
+
+
+def _claims(
+    pipeline: StableDiffusionPipeline, folder: Path, settings: ExportSettings, *, name: str
+) -> Iterator[Claim]:
+    config = dict(pipeline.unet.config)
+    drawn = picture(pipeline)
+    yield Claim(path=folder, expected=drawn, config=config)
+    if settings.single_file:
+        yield Claim(path=_single(folder, name), expected=drawn, config=config, folder=folder)
+    if settings.fp16:
+        rounded = _halved(pipeline)
+        for network in _NETWORKS:
+            getattr(rounded, network).float()
+        drawn = picture(rounded)
+        yield Claim(path=folder, expected=drawn, config=config, variant=FP16)
+        if settings.single_file:
+            half = _single(folder, name, FP16)
+            yield Claim(path=half, expected=drawn, config=config, folder=folder)

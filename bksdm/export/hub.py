@@ -1,0 +1,192 @@
+"""Files to a repository on the Hub, with the real client: `upload_folder` sends what is not there
+yet, so the same call again goes on where it was cut.
+
+The token is the client's business: it takes it from HF_TOKEN or the login.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final, TypeVar
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from bksdm import expected
+from bksdm.errors import InputError
+from bksdm.export.credentials import refuse_credentials
+from bksdm.models.address import HubAddress, check_repository
+from bksdm.models.hub import TRANSPORT, first_line
+
+T = TypeVar("T")
+
+# Another commit came in between; too many requests; trouble on their side.
+_TRANSIENT: Final = frozenset({409, 412, 429, 500, 502, 503, 504})
+ATTEMPTS: Final = 5
+LONGEST_WAIT: Final = 30.0  # seconds between attempts
+
+_ADVICE: Final = {
+    401: "the Hub wants a token: set HF_TOKEN, or `hf auth login` with one that may write",
+    403: "the token may not write there: use one with write access to it",
+    404: "no such repository, or one that the token may not see",
+    409: "somebody else writes to it at the same time; the same command goes on",
+    412: "somebody else wrote to it meanwhile; the same command goes on",
+    413: "a file is too large for the Hub",
+    429: "too many requests; wait some minutes: the same command goes on",
+}
+_AGAIN: Final = "the same command goes on from what has arrived"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where files go.
+
+    Attributes:
+        repo: owner/name; made if it is not there.
+        revision: a branch, made if it is not there; None for main.
+        tag: name for the commit; None gives none.
+        private: what a new repository is; a public one that is there is refused where this is set.
+    """
+
+    repo: str
+    revision: str | None = None
+    tag: str | None = None
+    private: bool = True
+
+    def __post_init__(self) -> None:
+        check_repository(self.repo, of="repo=")
+        expected.switch("private", self.private)
+
+    @property
+    def address(self) -> HubAddress:
+        """Where they can be had again."""
+        return HubAddress(self.repo, self.tag or self.revision)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What has arrived: the commit, and where it can be looked at."""
+
+    commit: str
+    url: str
+
+
+def push(folder: Path, to: Destination, *, message: str) -> Pushed:
+    """Upload a folder as the content of a repository; files that are there and not in the folder
+    stay.
+
+    Raises:
+        InputError: it did not arrive; says why and what helps. The same call again goes on.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    refuse_credentials(files, secret=get_token())
+    api = HfApi()
+    with _told(to):
+        _retried(lambda: _repository(api, to))
+        if to.revision is not None:
+            branch = to.revision
+            _retried(lambda: api.create_branch(to.repo, branch=branch, exist_ok=True))
+        done = _retried(
+            lambda: api.upload_folder(
+                repo_id=to.repo,
+                folder_path=folder,
+                revision=to.revision,
+                commit_message=message,
+            )
+        )
+        if to.tag is not None:
+            _tag(api, to, to.tag, done.oid)
+    return Pushed(done.oid, f"{api.endpoint}/{to.repo}")
+
+
+def _repository(api: HfApi, to: Destination) -> None:
+    api.create_repo(to.repo, private=to.private, exist_ok=True)
+    if to.private and not api.repo_info(to.repo).private:
+        raise InputError(
+            f"repo={to.repo} is public, and private=true; say private=false to publish there"
+        )
+
+
+def _tag(api: HfApi, to: Destination, tag: str, commit: str) -> None:
+    try:
+        _retried(lambda: api.create_tag(to.repo, tag=tag, revision=commit, exist_ok=False))
+    except HfHubHTTPError as error:
+        if _status(error) != HTTPStatus.CONFLICT:
+            raise
+        raise InputError(
+            f"tag={tag}: repo={to.repo} has one of that name; choose another (the files have"
+            f" arrived, as commit {commit[:12]})"
+        ) from error
+
+
+def _retried(call: Callable[[], T]) -> T:
+    """The call's answer; what may pass is tried again."""
+    attempts = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(max=LONGEST_WAIT),
+        reraise=True,
+    )
+    return attempts(call)
+
+
+def _may_pass(error: BaseException) -> bool:
+    # What a file's upload ends with after the client's own attempts.
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _TRANSIENT
+    return isinstance(error, TRANSPORT | ConnectionError)
+
+
+@contextmanager
+def _told(to: Destination) -> Iterator[None]:
+    """The client's errors as InputErrors."""
+    where = f"repo={to.repo}"
+    try:
+        yield
+    except InputError:
+        raise
+    except OfflineModeIsEnabled as error:
+        raise InputError(f"{where}: HF_HUB_OFFLINE is set; unset it to push") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"{where}: {_ADVICE[_status(error)]}") from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{where}: no revision {to.revision!r}; choose another") from error
+    except HfHubHTTPError as error:
+        raise InputError(f"{where}: {_advice(error)}") from error
+    except (TRANSPORT, ConnectionError) as error:
+        raise InputError(f"{where}: {_unreachable(error)}") from error
+    except RuntimeError as error:  # a file that did not go through
+        cause = error.__cause__
+        why = _advice(cause) if isinstance(cause, HfHubHTTPError) else _unreachable(error)
+        raise InputError(f"{where}: {why}") from error
+    except ValueError as error:  # the client's own checks, of the card for one
+        raise InputError(f"{where}: {first_line(error)}") from error
+
+
+def _unreachable(error: Exception) -> str:
+    return f"the Hub cannot be reached ({first_line(error)}); {_AGAIN}"
+
+
+def _status(error: HfHubHTTPError) -> int:
+    return int(error.response.status_code)
+
+
+def _advice(error: HfHubHTTPError) -> str:
+    status = _status(error)
+    return _ADVICE.get(status, f"the Hub answered {status} ({first_line(error)}); {_AGAIN}")

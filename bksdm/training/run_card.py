@@ -1,0 +1,271 @@
+"""The model card of a run: everything it says is read from the run's folder."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from bksdm.evaluation.environment import without_home
+from bksdm.evaluation.report import number, score_cell, verdicts
+from bksdm.evaluation.results import ModelResult, read_results
+from bksdm.export.card import (
+    Card,
+    CostRow,
+    Measured,
+    ResultRow,
+    ResultTable,
+    card_text,
+    inherited_license,
+)
+from bksdm.export.folder import About, about_folder
+from bksdm.export.pipeline import folder_guidance
+from bksdm.models.cost import Cost, unet_cost
+from bksdm.models.source import EMBEDDED, TeacherSource, text_tokens, unet_config
+from bksdm.surgery.blocks import dropped_modules, empty_student, weight_map
+from bksdm.surgery.drawing import drawing
+from bksdm.surgery.plan import BlockPlan
+from bksdm.training.checkpoint import read_checkpoint
+from bksdm.training.folder import RunFolder
+
+_WEIGHTS: Final = {
+    "ema": "the exponential average of training (EMA)",
+    "raw": "those of the last step (raw, no average)",
+}
+_NOT_RECORDED: Final = "not recorded as averaged or raw: another version exported them"
+_SAMPLING: Final = ("steps", "guidance", "scheduler")
+_LIMITS: Final = (
+    "For research on small text-to-image models, and for what the teacher's licence allows. The"
+    " student has the teacher's limits and biases, and forgets part of what its teacher knows:"
+    " compare it with its teacher on your own prompts before you use it. It makes no text, no"
+    " facts and no likeness that may be relied on."
+)
+_SHAPES_LIMITS: Final = (
+    "A toy: it draws 64x64 pictures of coloured shapes, from the captions of one small grammar, and"
+    " noise for all others. For tests, teaching, and the comparison of methods; nothing said here"
+    " holds for photographs."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardWishes:
+    """What a card says that no run knows.
+
+    Attributes:
+        repository: owner/name, where it will lie.
+        revision: branch there; None for main.
+        license: as the Hub identifies it; None: what the teacher's settings or card say.
+        datasets: Hub ids of the training data.
+        checkpoint: whether the checkpoint goes there, too.
+        results: results files beside the run's own.
+    """
+
+    repository: str
+    revision: str | None = None
+    license: str | None = None
+    datasets: Sequence[str] = ()
+    checkpoint: bool = True
+    results: Sequence[Path] = ()
+
+
+def run_card(folder: RunFolder, wishes: CardWishes) -> str:
+    """The card of a run, finished or not.
+
+    Raises:
+        InputError: no licence is known, or a file of the run cannot be read.
+    """
+    settings, teacher, plan = folder.settings(), folder.teacher(), folder.plan()
+    whole = unet_config(teacher)
+    exported = (folder.student / "model_index.json").is_file()
+    about = about_folder(folder.student) if exported else None
+    steps = about.step if about else int(read_checkpoint(folder.checkpoint)["global_step"])
+    results = [read_results(file) for file in _result_files(folder, wishes)]
+    costs = _costs(folder, teacher, whole, plan)
+    times, machine = _times(results[0] if results else [])
+    pictures = sorted(folder.samples.glob("step_*.png"))
+    shapes = teacher.path.startswith(EMBEDDED)
+    return card_text(
+        Card(
+            repository=wishes.repository,
+            revision=wishes.revision,
+            license=wishes.license or inherited_license(teacher),
+            base_model=_hub_id(teacher),
+            datasets=wishes.datasets,
+            summary=_summary(teacher, costs, steps),
+            teacher=_named(teacher),
+            picture=f"samples/{pictures[-1].name}" if pictures else None,
+            exported=exported,
+            steps=steps,
+            weights_told=_WEIGHTS[about.weights] if about else _NOT_RECORDED,
+            mid_told=_mid_told(plan, about),
+            prompt=str(next(iter(settings["samples"]["prompts"]), "")),
+            guidance=folder_guidance(folder.student),
+            fp16=bool(about and about.export.get("fp16")),
+            single_file=_single_file(folder, about),
+            checkpoint=wishes.checkpoint,
+            drawing=drawing(whole, plan),
+            dropped=_dropped(whole, plan),
+            costs=[*_cost_rows(*costs), *times],
+            machine=machine,
+            results=[_table(models) for models in results],
+            training=_training(settings, folder, steps),
+            starts=[_start(each) for each in folder.starts()],
+            limits=_SHAPES_LIMITS if shapes else _LIMITS,
+        )
+    )
+
+
+def _hub_id(teacher: TeacherSource) -> str | None:
+    local = teacher.path.startswith((EMBEDDED, ".", "/", "~")) or Path(teacher.path).exists()
+    return None if local or teacher.path.count("/") != 1 else teacher.path
+
+
+def _named(teacher: TeacherSource) -> str:
+    if (name := _hub_id(teacher)) is not None:
+        return f"[{name}](https://hf.co/{name})"
+    return f"`{teacher.name}`"
+
+
+def _costs(
+    folder: RunFolder, teacher: TeacherSource, whole: Mapping[str, Any], plan: BlockPlan
+) -> tuple[Cost, Cost]:
+    """Of one U-Net call: the teacher's, and the student's as it lies in the folder."""
+    tokens = text_tokens(teacher)
+    config = folder.student / "unet" / "config.json"
+    if config.is_file():
+        small = UNet2DConditionModel.load_config(config)
+    else:
+        with torch.device("meta"):
+            small = dict(empty_student(whole, plan).config)
+    return unet_cost(whole, tokens=tokens), unet_cost(small, tokens=tokens)
+
+
+def _cost_rows(teacher: Cost, student: Cost) -> Iterator[CostRow]:
+    for field, label, unit in [
+        ("parameters", "U-Net parameters, M", 1e6),
+        ("macs", "MACs of a U-Net call, G", 1e9),
+        ("macs_published", "the same as published, G", 1e9),
+    ]:
+        before, after = getattr(teacher, field), getattr(student, field)
+        change = f"{100 * (after / before - 1):+.1f} %"
+        yield CostRow(label, f"{before / unit:.4g}", f"{after / unit:.4g}", change)
+
+
+def _summary(teacher: TeacherSource, costs: tuple[Cost, Cost], steps: int) -> str:
+    before, after = (cost.parameters for cost in costs)
+    return (
+        f"A small text-to-image model: the U-Net of {_named(teacher)} with"
+        f" {after / 1e6:.4g} M instead of {before / 1e6:.4g} M parameters"
+        f" ({100 * (after / before - 1):+.1f} %). Whole blocks were removed and the rest was"
+        f" distilled from the original for {steps:,} steps"
+        " ([BK-SDM](https://arxiv.org/abs/2305.15798)), with bksdm."
+    )
+
+
+def _mid_told(plan: BlockPlan, about: About | None) -> str:
+    if plan.mid:
+        return ""
+    if about is not None and about.export.get("identity_mid"):
+        return "Its mid block does nothing: it is there for tools that cannot do without one."
+    return (
+        "It has no mid block (`mid_block_type: null`); for tools that need one, `bksdm export"
+        " export.identity_mid=true` writes the same model with one that does nothing."
+    )
+
+
+def _single_file(folder: RunFolder, about: About | None) -> str | None:
+    name = f"{folder.student.name}.safetensors"
+    return name if about is not None and about.export.get("single_file") else None
+
+
+def _dropped(whole: Mapping[str, Any], plan: BlockPlan) -> str:
+    with torch.device("meta"):
+        teacher = UNet2DConditionModel.from_config(dict(whole))
+        student = empty_student(whole, plan)
+    names = dropped_modules(teacher, weight_map(teacher, student, plan=plan, config=whole))
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
+
+
+def _result_files(folder: RunFolder, wishes: CardWishes) -> list[Path]:
+    own = [folder.results] if folder.results.is_file() else []
+    return [*own, *wishes.results]
+
+
+def _times(models: Sequence[ModelResult]) -> tuple[list[CostRow], str]:
+    """A row with the time of a U-Net call beside the first model's, and the machine."""
+    timed = [each for each in models if each.speed is not None and each.cost is not None]
+    if len(timed) < 2:
+        return [], ""
+    first, last = timed[0], timed[-1]
+    calls = [_call(each) for each in (first, last)]
+    before, after = (f"{1000 * call['seconds']['median']:.3g}" for call in calls)
+    ratio = calls[1]["ratio"]
+    beside = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] of the teacher's"
+    speed = last.speed
+    assert speed is not None
+    machine = "{name} ({device}, {threads} threads), torch {torch}".format(**speed["machine"])
+    return [CostRow("ms of a U-Net call", before, after, beside)], machine
+
+
+def _call(result: ModelResult) -> Mapping[str, Any]:
+    """Times of a U-Net call on the rows of one image."""
+    assert result.speed is not None
+    assert result.cost is not None
+    rows = result.cost["rows"]
+    found: Mapping[str, Any] = next(
+        each for each in result.speed["unet_calls"] if each["batch"] == rows
+    )
+    return found
+
+
+def _table(models: Sequence[ModelResult]) -> ResultTable:
+    student = models[-1]
+    names = list(dict.fromkeys(score.name for model in models for score in model.scores))
+    rows = []
+    for name in names:
+        found = [score for model in models if (score := model.score(name)) is not None]
+        ns = " / ".join(map(str, sorted({score.n for score in found})))
+        cells = tuple(score_cell(model.score(name)) for model in models)
+        rows.append(ResultRow(f"{name}{', %' * found[0].percent}", cells, ns))
+    sampling = student.protocol.get("settings", {}).get("sampling", {})
+    told = [f"{name} {sampling[name]}" for name in _SAMPLING if sampling.get(name) is not None]
+    protocol = str(student.protocol["name"])
+    return ResultTable(
+        protocol=protocol,
+        columns=tuple(model.name for model in models),
+        rows=tuple(rows),
+        verdicts=tuple(line.strip() for line in verdicts([student], width=10_000).splitlines()),
+        environment=", ".join(told),
+        measured=tuple(
+            Measured(protocol, score.name, float(number(score.value, percent=score.percent)))
+            for score in student.scores
+            if score.value == score.value  # not NaN
+        ),
+    )
+
+
+def _training(settings: Mapping[str, Any], folder: RunFolder, steps: int) -> str:
+    data = read_checkpoint(folder.checkpoint)["bksdm"]["data"]
+    shards = data["training"]["shards"].values()
+    samples = sum(int(each.split()[1]) for each in shards)
+    weights = ", ".join(
+        f"{name} {value:g}"
+        for name, value in settings["method"]["weights"].items()
+        if name != "_target_"
+    )
+    return (
+        f"{steps:,} optimiser steps at batch {settings['data']['global_batch']} over"
+        f" {samples:,} captioned pictures in {len(shards)} shards (index"
+        f" `{data['training']['hash']}`), seed {settings['seed']}, weights of the losses:"
+        f" {weights}; learning rate {settings['optimizer']['lr']:g}, caption dropout"
+        f" {settings['data']['caption_dropout']:g}."
+    )
+
+
+def _start(start: Mapping[str, Any]) -> str:
+    commit = start.get("commit")
+    at = f"commit {commit}" if commit else f"version {start['versions']['bksdm']}"
+    command = without_home(str(start["command"]))
+    return f"{command}    # from step {start['step']}, {at}, {start['date'][:10]}"

@@ -1,0 +1,294 @@
+"""`bksdm push` to a local Hub over real HTTP."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import ModelCard
+
+from bksdm.export import hub as export_hub
+from bksdm.export.pipeline import load_pipeline
+from tests.hub.card import card_problems
+from tests.hub.server import Fault, Hub
+
+Cli = Callable[..., int]
+REPO = "user/tiny"
+
+
+@pytest.fixture
+def push(run_cli: Cli, whole: Path) -> Cli:
+    """`bksdm push` of a finished run, whose teacher says no licence."""
+
+    def run(*arguments: object) -> int:
+        return run_cli("push", f"run={whole}", f"repo={REPO}", "license=mit", *arguments)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    monkeypatch.setattr(export_hub, "LONGEST_WAIT", 0)
+    del waits  # the client does not wait, either
+
+
+def test_a_dry_run_lists_everything_and_sends_nothing(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push("dry_run=true") == 0
+    told = capsys.readouterr().out
+    for name in ("README.md", "checkpoints/last.ckpt", "unet/diffusion_pytorch_model.safetensors"):
+        assert name in told
+    assert "nothing was sent" in told
+    assert not hub.requests
+    assert card_problems((whole / "README.md").read_text()) == ([], [])
+    assert not (whole / ".push").exists()
+
+
+def test_what_was_pushed_comes_back_by_from_pretrained(push: Cli, hub: Hub, whole: Path) -> None:
+    assert push() == 0
+    assert hub.repos[REPO].private
+    back = StableDiffusionPipeline.from_pretrained(REPO, dtype=torch.float32, safety_checker=None)
+    mine = load_pipeline(whole / "student")
+    for part in ("unet", "vae", "text_encoder"):
+        theirs = getattr(back, part).state_dict()
+        for name, tensor in getattr(mine, part).state_dict().items():
+            assert torch.equal(theirs[name], tensor), name
+    files = hub.files(REPO)
+    assert files["checkpoints/last.ckpt"] == (whole / "checkpoints" / "last.ckpt").read_bytes()
+    assert {"config.yaml", "metrics.csv", "starts.jsonl", "bksdm.json", "README.md"} <= files.keys()
+    assert hub.asked("POST", "validate-yaml")
+
+
+def test_a_second_push_sends_no_large_file_again(push: Cli, hub: Hub) -> None:
+    assert push() == 0
+    sent = hub.uploaded_bytes
+    assert push() == 0
+    assert hub.uploaded_bytes == sent
+
+
+def test_without_the_checkpoint_none_goes(push: Cli, hub: Hub) -> None:
+    assert push("checkpoint=false") == 0
+    assert not [name for name in hub.files(REPO) if name.endswith(".ckpt")]
+    assert b"resume=hf://" not in hub.files(REPO)["README.md"]
+
+
+def test_branch_and_tag(push: Cli, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert push("revision=trial", "tag=v1") == 0
+    assert "model_index.json" in hub.files(REPO, "trial")
+    assert hub.files(REPO, "v1") == hub.files(REPO, "trial")
+    assert "model_index.json" not in hub.files(REPO)
+    assert 'revision="v1"' in hub.files(REPO, "v1")["README.md"].decode()
+    capsys.readouterr()
+    assert push("revision=trial", "tag=v1") == 2
+    assert "tag=v1: repo=user/tiny has one of that name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("POST", "/commit/", 500),
+        Fault("POST", "/commit/", 429, retry_after=0),
+        Fault("POST", "/commit/", 409),
+        Fault("POST", "/commit/", 412),
+        Fault("POST", "/commit/", "cut"),
+        Fault("POST", "/commit/", "lost"),
+        Fault("POST", "/repos/create", 503),
+        Fault("PUT", "/lfs/", 500),
+        Fault("PUT", "/lfs/", "cut"),
+    ],
+    ids=lambda fault: f"{fault.path.strip('/')}-{fault.status}",
+)
+def test_what_passes_is_tried_again(push: Cli, hub: Hub, fault: Fault) -> None:
+    hub.faults.append(fault)
+    assert push() == 0
+    assert len(hub.faults) == 0
+    assert "unet/diffusion_pytorch_model.safetensors" in hub.files(REPO)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault("POST", "/preupload/", 401), "HF_TOKEN"),
+        (Fault("POST", "/repos/create", 403), "write"),
+        (Fault("POST", "/preupload/", 403), "write access"),
+        (Fault("POST", "/commit/", 409, times=99), "the same command goes on"),
+        (Fault("POST", "/commit/", 429, times=99, retry_after=0), "wait some minutes"),
+        (Fault("POST", "/commit/", 500, times=99), "the Hub answered 500"),
+        (Fault("POST", "/commit/", "cut", times=99), "cannot be reached"),
+        (Fault("PUT", "/lfs/", "cut", times=999), "cannot be reached"),
+        (Fault("PUT", "/lfs/", 500, times=999), "the Hub answered 500"),
+    ],
+    ids=lambda value: f"{value.path.strip('/')}-{value.status}" if isinstance(value, Fault) else "",
+)
+def test_what_stays_is_one_line_and_the_same_command_goes_on(
+    push: Cli, hub: Hub, fault: Fault, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults.append(fault)
+    assert push() == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith(f"bksdm push: repo={REPO}: ")
+    assert words in told
+    assert len(told.splitlines()) == 1
+    while len(hub.faults):
+        hub.faults.take(fault.method, fault.path)
+    assert push() == 0
+    assert "unet/diffusion_pytorch_model.safetensors" in hub.files(REPO)
+
+
+def test_nobody_listens(
+    push: Cli, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del hub
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert push() == 2
+    assert "the Hub cannot be reached" in capsys.readouterr().err
+
+
+def test_offline_is_said(
+    push: Cli, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del hub
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert push() == 2
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+
+
+def test_a_public_repository_is_not_written_to_by_default(
+    push: Cli, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push("private=false", "checkpoint=false") == 0
+    before = hub.files(REPO)
+    assert push() == 2
+    assert "is public" in capsys.readouterr().err
+    assert hub.files(REPO) == before
+
+
+def test_no_token_gets_anywhere_but_to_the_hub(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push() == 0
+    secret = hub.token.encode()
+    written = [path.read_bytes() for path in whole.rglob("*") if path.is_file()]
+    assert not any(secret in content for content in [*written, *hub.files(REPO).values()])
+    captured = capsys.readouterr()
+    assert hub.token not in captured.out + captured.err
+    assert not [seen for seen in hub.seen if "/lfs/" in seen.path and seen.authorization]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("note: hf_abcdefghijklmnopqrstuvwxyz0123", "a Hub token"),
+        ("shards: https://me:secret@host/a.tar", "a password in an address"),
+        ("shards: https://host/a.tar?X-Amz-Signature=0a1b", "a signed address"),
+        ("shards: 'pipe:curl -H \"Authorization: Bearer abc\" host'", "an authorization header"),
+    ],
+)
+def test_credentials_among_the_files_are_refused(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str], text: str, what: str
+) -> None:
+    with (whole / "config.yaml").open("a") as file:
+        file.write(f"\n{text}\n")
+    assert push() == 2
+    told = capsys.readouterr().err
+    assert what in told
+    assert "config.yaml" in told
+    assert not hub.requests
+
+
+def test_the_token_in_use_is_found_in_a_checkpoint(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = whole / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["bksdm"]["versions"]["stray"] = hub.token
+    torch.save(content, path)
+    assert push() == 2
+    assert "the Hub token in use" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_the_card_says_what_was_removed_and_how_it_was_made(push: Cli, hub: Hub) -> None:
+    assert push("datasets=[laion/aesthetic]") == 0
+    text = hub.files(REPO)["README.md"].decode()
+    card = ModelCard(text)
+    assert card.data.license == "mit"
+    assert card.data.datasets == ["laion/aesthetic"]
+    assert card.data.pipeline_tag == "text-to-image"
+    for words in (
+        "[# RA] [. RA]",  # the drawing
+        "`mid_block`",
+        "U-Net parameters, M",
+        "bksdm train teacher=",
+        "4 optimiser steps",
+        "the exponential average of training (EMA)",
+        f'from_pretrained("{REPO}")',
+        "Intended use and limits",
+    ):
+        assert words in text, words
+
+
+def test_the_card_has_the_results_with_intervals(push: Cli, hub: Hub, whole: Path) -> None:
+    score = {
+        **{"name": "all right", "value": 0.875, "better": "higher", "n": 512, "low": 0.84},
+        **{"high": 0.9, "interval": "Wilson", "deviation": None, "percent": True, "details": {}},
+    }
+    model = {
+        **{
+            "name": "student",
+            "weights": "0",
+            "protocol": {"name": "shapes", "decide": "all right"},
+        },
+        **{"scores": [score | {"items": None}], "against": [], "cost": None, "speed": None},
+        **{"unet": {}, "plan": None, "environment": {}, "images": None, "suffix": ".png"},
+        "curves": {},
+    }
+    (whole / "results.json").write_text(json.dumps({"format": 1, "models": [model]}))
+    assert push() == 0
+    text = hub.files(REPO)["README.md"].decode()
+    assert "| all right, % | 87.5 [84.0, 90.0] | 512 |" in text
+    [result] = ModelCard(text).data.eval_results
+    assert (result.metric_name, result.metric_value, result.dataset_name) == (
+        "all right",
+        87.5,
+        "shapes",
+    )
+
+
+def test_a_teacher_without_a_licence_wants_one(
+    run_cli: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("push", f"run={whole}", f"repo={REPO}") == 2
+    assert "license=" in capsys.readouterr().err
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["repo=tiny"], "expected owner/name"),
+        (["run=nowhere"], "expected a run's folder"),
+        (["dry_run=maybe"], "dry_run"),
+        (["datasets=a"], "expected a list"),
+        (["results=[none.json]"], "none.json"),
+    ],
+)
+def test_bad_settings(
+    push: Cli, hub: Hub, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push(*arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_a_run_without_checkpoint_has_nothing_to_push(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(whole / "checkpoints")
+    assert push() == 2
+    assert "nothing is trained yet" in capsys.readouterr().err
+    assert not hub.requests
