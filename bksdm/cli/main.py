@@ -51,7 +51,7 @@ def main() -> int:
         print(_help())
         return 0
     if arguments[0] == "--version":
-        print(__version__)
+        print(f"bksdm {__version__}")
         return 0
     verb, (flags, settings) = arguments[0], split_flags(arguments[1:])
     if verb not in VERBS:
