@@ -6,6 +6,7 @@ to install. The repository's own editable installation is not among them.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -132,10 +133,16 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path, t
     assert any(name.endswith("licenses/LICENSE") for name in info)
 
 
-def test_the_sdist_builds_the_wheel_that_the_repository_builds(
+def test_the_sdist_builds_the_wheel_that_the_dockerfile_builds_of_the_repository(
     wheel: Path, tree: Path, tmp_path: Path
 ) -> None:
-    build(tree, tmp_path, "--wheel")
+    for line in (tree / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            kept = tree / line[1:]
+            copy = shutil.copytree if kept.is_dir() else shutil.copy
+            (tmp_path / "image").mkdir(exist_ok=True)
+            copy(kept, tmp_path / "image" / kept.name)
+    build(tmp_path / "image", tmp_path, "--wheel")
     with ZipFile(wheel) as ours, ZipFile(tmp_path / wheel.name) as direct:
         assert sorted(ours.namelist()) == sorted(direct.namelist())
         for name in ours.namelist():
