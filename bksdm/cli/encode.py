@@ -2,7 +2,6 @@
 
 import time
 
-import torch
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built, folder, number, optional_number, switch
@@ -13,6 +12,7 @@ from bksdm.data.latents import latent_format
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.todo import shards_to_do
 from bksdm.errors import InputError
+from bksdm.export.pipeline import best_device
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
 from bksdm.processes import this_process
@@ -43,8 +43,7 @@ def run(config: DictConfig) -> int:
             " the VAE halves it"
         )
     todo = shards_to_do(index, out, shape, process)
-    gpus = torch.cuda.device_count()  # one, if srun gives each task its own
-    device = torch.device(f"cuda:{process.local_rank % gpus}" if gpus else "cpu")
+    device = best_device(process)
     teacher.encoders_to(device, dtype=DTYPES[config.precision])
     images = sum(index.counts[shard] for shard, _ in todo)
     begin = time.monotonic()

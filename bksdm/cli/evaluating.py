@@ -24,6 +24,7 @@ from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.report import LEGEND, cost_table, score_table, verdicts
 from bksdm.evaluation.results import RESULTS, ModelResult, with_earlier, write_items, write_results
 from bksdm.evaluation.score import Score
+from bksdm.export.pipeline import best_device
 from bksdm.processes import Process
 from bksdm.training.peers import Peers, lost_told
 
@@ -122,8 +123,8 @@ def _evaluated(
     process, weights = peers.process, fingerprint(parts)
     gallery = peers.decided(partial(_gallery, model, weights, prompts, plan))
     pipeline = peers.each(model.load)
-    move(pipeline, _device(process))
-    made = peers.each(partial(ready, pipeline, plan.protocol))
+    move(pipeline, best_device(process))
+    made = peers.each(partial(ready, pipeline, plan.protocol, compared=plan.compared))
     there = sum(gallery.has(prompt) for prompt in prompts) if process.first else 0
     if there:
         print(f"{model.name}: {there} of {len(prompts)} pictures are there", flush=True)
@@ -151,7 +152,7 @@ def _timed(found: Sequence[Evaluated], models: Sequence[NamedModel], plan: Plan)
     sampling = plan.protocol.sampling
     pipelines = {model.name: sampling.prepared(model.load()) for model in models}
     for pipeline in pipelines.values():
-        move(pipeline, _device(Process()))
+        move(pipeline, best_device(Process()))
     calls = plan.latency.calls(len(pipelines))
     with Progress(calls, what="timing", unit="call") as progress:
         report = pipeline_latency(
@@ -175,11 +176,6 @@ def move(pipeline: StableDiffusionPipeline, device: torch.device) -> None:
     """
     for part in PARTS:
         getattr(pipeline, part).to(device)
-
-
-def _device(process: Process) -> torch.device:
-    gpus = torch.cuda.device_count()  # one, if srun gives each task its own
-    return torch.device(f"cuda:{process.local_rank % gpus}") if gpus else torch.device("cpu")
 
 
 def _gallery(model: NamedModel, weights: str, prompts: Sequence[Prompt], plan: Plan) -> Gallery:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from PIL import features
 
 from bksdm import __version__
+from bksdm.checksum import sha256_of
 from bksdm.cli.config import built, differing_keys, folder, plain
 from bksdm.cli.progress import Progress
 from bksdm.cli.wanted_reference import Wanted, tell, wanted_set
@@ -25,7 +26,6 @@ from bksdm.evaluation.coco.photographs import kept_batches
 from bksdm.evaluation.coco.provenance import (
     PROVENANCE,
     read_provenance,
-    sha256_of,
     sha256_of_set,
     write_provenance,
 )

@@ -166,7 +166,7 @@ def metadata_rows(path: Path, *, columns: tuple[str, str]) -> list[tuple[Any, An
     Raises:
         InputError: the file is missing, of another kind, broken, or lacks a column.
     """
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    readers = {".csv": _csv_rows, ".jsonl": jsonl_rows}
     read = readers.get(path.suffix.lower())
     if read is None:
         raise InputError(f"source.metadata={path}: expected a .csv or .jsonl file")
@@ -191,7 +191,12 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     yield from csv.DictReader(lines)
 
 
-def _jsonl_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def jsonl_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; empty lines are passed over.
+
+    Raises:
+        ValueError: a line is something else.
+    """
     for line in lines:
         if line.strip():
             row = json.loads(line)

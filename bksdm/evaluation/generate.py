@@ -5,7 +5,6 @@ order or process (but for the float rounding of another batch size).
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.evaluation.keeping import to_image
 from bksdm.evaluation.prompts import Prompt
 
 
@@ -133,10 +131,3 @@ def generate(
         rows = zip(chunk, latents.float().cpu(), pixels, finite.tolist(), strict=True)
         for prompt, last, image, whole in rows:
             yield Generated(prompt, last, image, whole)
-
-
-def write_png(item: Generated, folder: Path) -> Path:
-    """Write one image as <prompt id>.png."""
-    path = folder / f"{item.prompt.id}.png"
-    to_image(item.pixels).save(path)
-    return path

@@ -5,13 +5,13 @@ Knows nothing of seeds or of where the prompts come from.
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bksdm.data.listing import jsonl_rows
 from bksdm.errors import InputError
 
 COLUMNS: Final = ("id", "text")
@@ -92,19 +92,10 @@ def _lines(lines: Iterable[str]) -> Iterator[Row]:
         yield {"id": f"{number:06d}", "text": line}
 
 
-def _objects(lines: Iterable[str]) -> Iterator[Row]:
-    for line in lines:
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"expected an object a line, got {line.strip()[:40]}")
-            yield row
-
-
 _READERS: Final[Mapping[str, Callable[[Iterable[str]], Iterable[Row]]]] = {
     ".txt": _lines,
     ".csv": csv.DictReader,
-    ".jsonl": _objects,
+    ".jsonl": jsonl_rows,
 }
 
 

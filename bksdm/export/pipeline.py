@@ -13,6 +13,7 @@ from bksdm.atomic import open_to_others
 from bksdm.errors import InputError
 from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
+from bksdm.processes import Process
 
 SAMPLING: Final = "sampling.json"  # beside model_index.json; stock diffusers does not look at it
 
@@ -57,9 +58,12 @@ def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableD
     return pipeline
 
 
-def best_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def best_device(process: Process | None = None) -> torch.device:
+    """The GPU if there is one; its own for each process of a node."""
+    gpus = torch.cuda.device_count()  # one, if srun gives each task its own
+    if not gpus:
+        return torch.device("cpu")
+    return torch.device("cuda" if process is None else f"cuda:{process.local_rank % gpus}")
 
 
 def export_student(

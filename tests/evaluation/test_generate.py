@@ -1,11 +1,12 @@
-from pathlib import Path
+import io
 
 import numpy as np
 import pytest
 import torch
 
 from bksdm.errors import InputError
-from bksdm.evaluation.generate import Sampling, generate, write_png
+from bksdm.evaluation.generate import Sampling, generate
+from bksdm.evaluation.keeping import Keeping
 from bksdm.evaluation.measures.attributes import share
 from bksdm.evaluation.prompts import from_texts, shapes_prompts
 from bksdm.evaluation.score import Items
@@ -38,7 +39,7 @@ def test_generation_leaves_the_global_generator_alone(teacher: Teacher) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_png_files_hold_the_pixels(teacher: Teacher, tmp_path: Path) -> None:
+def test_png_files_hold_the_pixels(teacher: Teacher) -> None:
     from PIL import Image
 
     prompts = from_texts(["a red circle"], seed=0)
@@ -48,7 +49,8 @@ def test_png_files_hold_the_pixels(teacher: Teacher, tmp_path: Path) -> None:
         )
     )
     assert np.array_equal(
-        np.asarray(Image.open(write_png(item, tmp_path))), item.pixels.permute(1, 2, 0).numpy()
+        np.asarray(Image.open(io.BytesIO(Keeping().generated(item.pixels)))),
+        item.pixels.permute(1, 2, 0).numpy(),
     )
 
 

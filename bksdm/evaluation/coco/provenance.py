@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bksdm.atomic import replacing
-from bksdm.checksum import sha256_of as sha256_of  # cli takes it from here, too
+from bksdm.checksum import sha256_of
 from bksdm.errors import InputError
 
 PROVENANCE: Final = "provenance.json"

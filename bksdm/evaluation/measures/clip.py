@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from bksdm.errors import InputError
+from bksdm.evaluation.measure import Pictures
 from bksdm.evaluation.measures import open_clip
 from bksdm.evaluation.measures.features import FEATURES, Extractor, Identity, measuring
 from bksdm.evaluation.measures.inputs import Fit, clip_input
+from bksdm.evaluation.measures.per_prompt import PerPrompt
 from bksdm.evaluation.measures.weights import (
     TRANSFORMERS,
     Loaded,
@@ -23,6 +25,7 @@ from bksdm.evaluation.measures.weights import (
     pretrained,
     read_state,
 )
+from bksdm.evaluation.score import Better, Score
 from bksdm.models.hub import first_line
 
 # N pictures or texts, D dimensions of the shared space
@@ -135,6 +138,30 @@ def load_tokenizer(tokenizer: Any, place: Place) -> Any:
             f"weights {place.words}: no tokenizer ({first_line(error)});"
             f" {place.remedy(*_TOKENIZER)}"
         ) from error
+
+
+class PromptCosine:
+    """A measure under way: the cosine of each picture and its prompt, times `scale`."""
+
+    def __init__(self, clip: Clip, name: str, place: str, *, scale: float = 1.0) -> None:
+        self.clip, self.name, self.place, self.scale = clip, name, place, scale
+        self.values = PerPrompt()
+
+    def update(self, pictures: Pictures) -> None:
+        """Take in N pictures."""
+        images = self.clip.pictures(pictures.pixels)
+        texts = self.clip.texts([prompt.text for prompt in pictures.prompts])
+        cosines = (images * texts).sum(-1)
+        self.values.update([prompt.id for prompt in pictures.prompts], self.scale * cosines)
+
+    def scores(self) -> Sequence[Score]:
+        """The mean over prompts."""
+        details = {
+            "weights": self.place,
+            "weights_sha256": self.clip.sha256,
+            "input": self.clip.input.words,
+        }
+        return [self.values.score(self.name, Better.HIGHER, details=details)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ the quality after training (docs/evaluation.md).
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,8 @@ from bksdm.data.shapes import samples
 from bksdm.data.transforms import pixel_tensor
 from bksdm.diffusion import Diffusion, sample_randomness
 from bksdm.errors import InputError
-from bksdm.evaluation.comparison import mean_interval
 from bksdm.evaluation.measure import Pictures, Subject
-from bksdm.evaluation.measures.per_prompt import PerPrompt, share
+from bksdm.evaluation.measures.per_prompt import PerPrompt, mean_score, share
 from bksdm.evaluation.score import Better, Items, Score
 
 NAME: Final = "denoising loss"
@@ -164,6 +163,24 @@ class DenoisingLoss:
         return _OnBaseline(subject, self.draws)
 
 
+class _Errors:
+    """Errors with the timesteps that they were made at."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.errors, self.timesteps = PerPrompt(), PerPrompt()
+
+    def update(self, ids: Sequence[str], timesteps: Tensor, errors: Tensor) -> None:
+        self.errors.update(ids, errors)
+        self.timesteps.update(ids, timesteps)
+
+    def gathered(self) -> tuple[Items, list[list[float]]]:
+        """The errors of all processes, which call it together, and their curve over timesteps."""
+        items, at = self.errors.items(), torch.tensor(self.timesteps.items().values).long()
+        errors = torch.tensor(items.values, dtype=torch.float64)
+        return items, by_timestep(at, errors, steps=self.steps)
+
+
 class _OnShapes:
     def __init__(self, subject: Subject, count: int) -> None:
         self.subject, self.count = subject, count
@@ -173,28 +190,20 @@ class _OnShapes:
 
     def scores(self) -> Sequence[Score]:
         """Of all pictures; each process measures its share of them."""
-        found, timesteps = PerPrompt(), PerPrompt()
-        part = share()
+        found, part = _Errors(_steps(self.subject)), share()
         ids = [f"picture-{i:06d}" for i in range(self.count)][part]
         if ids:
-            at, values = shapes_denoising_errors(self.subject.pipeline, self.count, part=part)
-            found.update(ids, values)
-            timesteps.update(ids, at)
-        items = found.items()
-        errors = torch.tensor(items.values, dtype=torch.float64)
-        times = torch.tensor(timesteps.items().values, dtype=torch.float64).long()
-        steps = len(self.subject.pipeline.scheduler.alphas_cumprod)
-        details: dict[str, Any] = {
-            "of": f"{self.count} fresh pictures of the shapes world",
-            "by timestep": by_timestep(times, errors, steps=steps),
-        }
-        return [score_of(items.ids, errors, details)]
+            pipeline = self.subject.pipeline
+            found.update(ids, *shapes_denoising_errors(pipeline, self.count, part=part))
+        items, curve = found.gathered()
+        of = f"{self.count} fresh pictures of the shapes world"
+        return [mean_score(NAME, Better.LOWER, items, details={"of": of, "by timestep": curve})]
 
 
 class _OnBaseline:
     def __init__(self, subject: Subject, draws: int) -> None:
         self.subject, self.draws = subject, draws
-        self.errors, self.timesteps = PerPrompt(), PerPrompt()
+        self.found = _Errors(_steps(subject))
 
     def update(self, pictures: Pictures) -> None:
         """One U-Net call a draw."""
@@ -210,39 +219,19 @@ class _OnBaseline:
                 seeds + draw * _BETWEEN_DRAWS,
             )
             ids = [f"{prompt.id}/{draw}" for prompt in pictures.prompts]
-            self.errors.update(ids, errors)
-            self.timesteps.update(ids, timesteps)
+            self.found.update(ids, timesteps, errors)
 
     def scores(self) -> Sequence[Score]:
         """Of all processes' prompts."""
-        items, timesteps = self.errors.items(), self.timesteps.items()
-        errors = torch.tensor(items.values, dtype=torch.float64)
-        at = torch.tensor(timesteps.values, dtype=torch.float64).long()
-        steps = len(self.subject.pipeline.scheduler.alphas_cumprod)
-        details: dict[str, Any] = {
-            "of": "the baseline's final latents",
-            "by timestep": by_timestep(at, errors, steps=steps),
-        }
+        items, curve = self.found.gathered()
         # The draws of one prompt are no independent items.
         by_prompt: dict[str, list[float]] = defaultdict(list)
         for name, value in zip(items.ids, items.values, strict=True):
             by_prompt[name.rpartition("/")[0]].append(value)
-        means = [sum(values) / len(values) for values in by_prompt.values()]
-        return [score_of(tuple(by_prompt), torch.tensor(means, dtype=torch.float64), details)]
+        means = Items(tuple(by_prompt), tuple(sum(each) / len(each) for each in by_prompt.values()))
+        details = {"of": "the baseline's final latents", "by timestep": curve}
+        return [mean_score(NAME, Better.LOWER, means, details=details)]
 
 
-def score_of(ids: tuple[str, ...], errors: Tensor, details: dict[str, Any]) -> Score:
-    """The mean with a bootstrap interval."""
-    values = tuple(errors.tolist())
-    mean = mean_interval(values)
-    return Score(
-        name=NAME,
-        value=mean.value,
-        better=Better.LOWER,
-        n=len(values),
-        low=mean.low,
-        high=mean.high,
-        interval="bootstrap",
-        items=Items(ids, values),
-        details=details,
-    )
+def _steps(subject: Subject) -> int:
+    return len(subject.pipeline.scheduler.alphas_cumprod)

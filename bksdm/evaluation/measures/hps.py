@@ -5,7 +5,6 @@ Wu et al., arXiv 2306.09341: 100 times the cosine of picture and prompt. Only sc
 prompts and the same version are comparable.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,13 +14,11 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.evaluation.measure import Pictures, Subject
-from bksdm.evaluation.measures.clip import Clip, load_tokenizer
+from bksdm.evaluation.measure import Subject
+from bksdm.evaluation.measures.clip import Clip, PromptCosine, load_tokenizer
 from bksdm.evaluation.measures.inputs import CLIP_MEAN, CLIP_STD, normalised
 from bksdm.evaluation.measures.open_clip import clip_state
-from bksdm.evaluation.measures.per_prompt import PerPrompt
 from bksdm.evaluation.measures.weights import Place, load_state, read_state
-from bksdm.evaluation.score import Better, Score
 
 _PERCENT: Final = 100
 
@@ -89,37 +86,14 @@ class Hps:
         """Of its score."""
         return (self.name,)
 
-    def begin(self, subject: Subject) -> "_Hps":
+    def begin(self, subject: Subject) -> PromptCosine:
         """Load the network.
 
         Raises:
             InputError: a file is not there.
         """
-        return _Hps(self, _load(self, subject.device))
-
-
-class _Hps:
-    def __init__(self, settings: Hps, clip: Clip) -> None:
-        self.settings = settings
-        self.clip = clip
-        self.values = PerPrompt()
-
-    def update(self, pictures: Pictures) -> None:
-        """Take in N pictures."""
-        images = self.clip.pictures(pictures.pixels)
-        texts = self.clip.texts([prompt.text for prompt in pictures.prompts])
-        cosines = (images * texts).sum(-1)
-        self.values.update([prompt.id for prompt in pictures.prompts], _PERCENT * cosines)
-
-    def scores(self) -> Sequence[Score]:
-        """The mean over prompts."""
-        settings = self.settings
-        details = {
-            "weights": f"{Place(settings.weights, settings.revision).words}/{settings.file}",
-            "weights_sha256": self.clip.sha256,
-            "input": self.clip.input.words,
-        }
-        return [self.values.score(settings.name, Better.HIGHER, details=details)]
+        place = f"{Place(self.weights, self.revision).words}/{self.file}"
+        return PromptCosine(_load(self, subject.device), self.name, place, scale=_PERCENT)
 
 
 def _load(settings: Hps, device: torch.device) -> Clip:

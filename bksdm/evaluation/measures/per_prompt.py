@@ -49,17 +49,23 @@ class PerPrompt:
 
         All processes call it together.
         """
-        items = self.items()
-        nothing = Interval(float("nan"), float("nan"), float("nan"))
-        mean = mean_interval(items.values) if items.values else nothing
-        return Score(
-            name=name,
-            value=mean.value,
-            better=better,
-            n=len(items.values),
-            low=mean.low if items.values else None,
-            high=mean.high if items.values else None,
-            interval="bootstrap" if items.values else "",
-            items=items,
-            details=dict(details or {}),
-        )
+        return mean_score(name, better, self.items(), details=details)
+
+
+def mean_score(
+    name: str, better: Better, items: Items, *, details: Mapping[str, Any] | None = None
+) -> Score:
+    """The mean of items with a bootstrap interval; NaN where there are none."""
+    nothing = Interval(float("nan"), float("nan"), float("nan"))
+    mean = mean_interval(items.values) if items.values else nothing
+    return Score(
+        name=name,
+        value=mean.value,
+        better=better,
+        n=len(items.values),
+        low=mean.low if items.values else None,
+        high=mean.high if items.values else None,
+        interval="bootstrap" if items.values else "",
+        items=items,
+        details=dict(details or {}),
+    )

@@ -8,18 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bksdm.evaluation.cost.timing import Quartiles
 from bksdm.evaluation.results import ModelResult
 
 _GUIDED: Final = 2  # rows of a U-Net call for one image with guidance, where it is not told
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median with its quartiles."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +35,10 @@ class Costs:
     parameters: float | None = None
     macs: float | None = None
     macs_published: float | None = None
-    call_seconds: Spread | None = None
-    call_ratio: Spread | None = None
-    image_seconds: Spread | None = None
-    image_ratio: Spread | None = None
+    call_seconds: Quartiles | None = None
+    call_ratio: Quartiles | None = None
+    image_seconds: Quartiles | None = None
+    image_ratio: Quartiles | None = None
     memory: float | None = None
     throughput: float | None = None
     throughput_batch: int | None = None
@@ -85,5 +77,5 @@ def _of_batch(measured: Sequence[Mapping[str, Any]], batch: int) -> Mapping[str,
     return next((each for each in measured if each.get("batch") == batch), {})
 
 
-def _spread(values: Mapping[str, float] | None) -> Spread | None:
-    return None if values is None else Spread(values["median"], values["low"], values["high"])
+def _spread(values: Mapping[str, float] | None) -> Quartiles | None:
+    return None if values is None else Quartiles(values["median"], values["low"], values["high"])

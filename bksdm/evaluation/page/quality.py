@@ -7,7 +7,8 @@ from typing import Final
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from bksdm.evaluation.page.costs import Costs, Spread, costs_of
+from bksdm.evaluation.cost.timing import Quartiles
+from bksdm.evaluation.page.costs import Costs, costs_of
 from bksdm.evaluation.page.evaluated import Evaluated
 from bksdm.evaluation.page.labels import HEIGHT, LETTER, Box, Name, beside, fitting
 from bksdm.evaluation.page.models import Model
@@ -53,7 +54,7 @@ class Axis:
     published: str | None = None  # attribute of PublishedModel
 
 
-def _median(spread: Spread | None, *, times: float = 1.0) -> float | None:
+def _median(spread: Quartiles | None, *, times: float = 1.0) -> float | None:
     return None if spread is None else times * spread.median
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bksdm.evaluation.page.costs import Costs, Spread, costs_of
+from bksdm.evaluation.cost.timing import Quartiles
+from bksdm.evaluation.page.costs import Costs, costs_of
 from bksdm.evaluation.page.evaluated import Evaluated
 from bksdm.evaluation.page.models import Model
 from bksdm.evaluation.page.numbers import (
@@ -213,7 +214,7 @@ def _scaled(
 
 
 def _ratio(
-    name: str, ours: Sequence[Spread | None], others: Sequence[None], ratios: _Ratios
+    name: str, ours: Sequence[Quartiles | None], others: Sequence[None], ratios: _Ratios
 ) -> tuple[Column, list[Cell]]:
     column, cells = _spreads(Column(name, note=ratios.note), ours, others)
     asides = [*ratios.asides, *("" for _ in others)]
@@ -225,12 +226,12 @@ def _ratio(
 
 def _spreads(
     column: Column,
-    ours: Sequence[Spread | None],
+    ours: Sequence[Quartiles | None],
     others: Sequence[None],
     *,
     factor: float = 1.0,
 ) -> tuple[Column, list[Cell]]:
-    def cell(spread: Spread | None) -> Cell:
+    def cell(spread: Quartiles | None) -> Cell:
         if spread is None:
             return Cell()
         low, high = significant(spread.low * factor), significant(spread.high * factor)
