@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train-base train-small train-tiny ablation test test-slow test-slurm test-browser lint types imports same-loss bench bench-data bench-memory bench-eval assets clean
+.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports same-loss bench bench-data bench-memory bench-eval assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 setup: $(STAMP)  ## Make .venv with everything
+
+dist: $(STAMP)  ## Build the sdist and, from it, the wheel (dist/)
+	rm -rf dist bksdm.egg-info
+	$(BIN)/python -m build --no-isolation
 
 data/shapes/.done: $(STAMP)
 	$(BIN)/bksdm prepare
@@ -58,9 +62,13 @@ test-browser: $(STAMP)  ## Look at the report's page in a real Chromium, which i
 test-slow: $(STAMP)  ## A training step of SD-1.4 and SD-2.1 at real size: some minutes, 14 GB
 	$(BIN)/python -m pytest -m slow --durations=0 $(ARGS)
 
-lint: $(STAMP)  ## Check style and format
+test-wheel: $(STAMP)  ## Build the wheel, install it in a fresh environment, use it there: 2 minutes
+	$(BIN)/python -m pytest tests/packaging -m wheel $(ARGS)
+
+lint: $(STAMP)  ## Check style and format, and the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: $(STAMP)  ## Check types
 	$(BIN)/mypy
@@ -89,4 +97,4 @@ assets: $(STAMP)  ## Train the embedded world's networks anew (hours on two core
 	for stage in pack score; do $(BIN)/python -m scripts.assets $$stage || exit 1; done
 
 clean:  ## Remove the environment, drawn data and caches; runs stay
-	rm -rf $(VENV) data/shapes build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) data/shapes build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

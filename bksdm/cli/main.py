@@ -53,8 +53,10 @@ def main() -> int:
         print(_help())
         return 0
     if arguments[0] == "--version":
-        print(__version__)
+        print(f"bksdm {__version__}")
         return 0
+    if arguments[0] in ("--completion", "--complete"):
+        return _complete(arguments[0], arguments[1:])
     verb, (flags, settings) = arguments[0], split_flags(arguments[1:])
     if verb not in VERBS:
         return _refuse(
@@ -159,6 +161,20 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def _complete(option: str, words: list[str]) -> int:
+    from bksdm.cli.completion import candidates, script
+
+    if option == "--complete":
+        if len(words) > 1 and words[0] in VERBS:
+            print("".join(f"{found}\n" for found in candidates(words)), end="")
+        return 0
+    try:
+        print(script(" ".join(words)), end="")
+    except InputError as error:
+        return _refuse(f"bksdm: {error}")
+    return 0
+
+
 def _refuse(line: str) -> int:
     print(line, file=sys.stderr)
     return 2
@@ -173,6 +189,7 @@ def _help() -> str:
             "",
             *lines,
             "",
+            "bksdm --version; bksdm --completion bash|zsh|fish prints a script for the shell.",
             (
                 "bksdm VERB --cfg job shows a verb's settings; every one of them can be given as"
                 " key=value."
