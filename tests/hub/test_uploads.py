@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bksdm.export import hub as export_hub
+from bksdm.export.hub import Destination
 from bksdm.training.folder import RunFolder
 from bksdm.training.hub import HubSettings, HubUploads
 from tests.hub.server import Fault, Hub
@@ -66,14 +67,27 @@ def test_a_hub_that_does_not_answer_delays_no_step(hub: Hub, whole: Path) -> Non
     assert "it was still on its way" in told
 
 
-def test_what_is_asked_for_meanwhile_is_one_push(hub: Hub, whole: Path) -> None:
-    hub.faults.append(Fault("POST", "/repos/create", "stall", seconds=0.5))
+def test_what_is_asked_for_meanwhile_is_one_push(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    messages: list[str] = []
+
+    def slow(folder: Path, to: Destination, *, message: str) -> None:
+        del folder, to
+        messages.append(message)
+        begun.set()
+        go_on.wait(30)
+
+    monkeypatch.setattr("bksdm.training.hub.push", slow)
     uploads = HubUploads(settings(every_n_steps=1), RunFolder(whole))
-    for step in range(1, 5):
+    uploads.saved(1)
+    assert begun.wait(30)
+    for step in (2, 3, 4):
         uploads.saved(step)
-        time.sleep(0.02)
+    threading.Timer(1, go_on.set).start()  # when the last, too, is asked for
     assert uploads.finish(4) == f"hub: step 4 is in hf://{REPO}"
-    assert hub.asked("POST", "/preupload/") <= 2
+    assert messages == ["step 4", "step 4"]
 
 
 def test_a_failed_push_is_made_up_by_the_next(hub: Hub, whole: Path) -> None:
