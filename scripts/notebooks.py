@@ -9,6 +9,7 @@ of the sources. Names of notebooks or parts of them choose some: `python -m scri
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -19,13 +20,14 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellControlSignal, CellExecutionError
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "notebooks"
 EXECUTED = ROOT / "outputs" / "notebooks"
 CELL_SECONDS = 1800  # a cell that takes longer hangs
+START_SECONDS = 180  # the same of a kernel's start
 # All of a notebook's metadata: everything else that editors write differs by machine.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -93,6 +95,11 @@ def environment(*, jobs: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
+        # As `bksdm` has it; and bars that move are no text to read afterwards.
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TQDM_DISABLE": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
@@ -100,18 +107,21 @@ def environment(*, jobs: int) -> dict[str, str]:
 
 def execute(path: Path, kernel_environment: Mapping[str, str]) -> Outcome:
     """Run a notebook and keep the executed copy, also of one that fails."""
-    begin, notebook = time.perf_counter(), read(path)
-    kernel = AsyncKernelManager(kernel_spec_manager=ThisPython())
-    client = NotebookClient(
-        notebook,
-        km=kernel,
-        timeout=CELL_SECONDS,
-        resources={"metadata": {"path": str(SOURCES)}},
-    )
-    fault = ""
+    begin, notebook, fault = time.perf_counter(), read(path), ""
     try:
-        client.execute(env=dict(kernel_environment))
-    except (CellExecutionError, CellControlSignal, DeadKernelError) as error:
+        # Sockets in a folder of our own, not ports that everybody on the machine can reach.
+        with tempfile.TemporaryDirectory(prefix="bksdm-kernel-") as sockets:
+            NotebookClient(
+                notebook,
+                km=AsyncKernelManager(
+                    kernel_spec_manager=ThisPython(), transport="ipc", ip=f"{sockets}/kernel"
+                ),
+                timeout=CELL_SECONDS,
+                startup_timeout=START_SECONDS,
+                coalesce_streams=True,
+                resources={"metadata": {"path": str(SOURCES)}},
+            ).execute(env=dict(kernel_environment))
+    except (CellExecutionError, CellControlSignal, RuntimeError) as error:  # of a kernel: the last
         fault = " | ".join(_faults(notebook)) or f"{type(error).__name__}: {_last_line(str(error))}"
     EXECUTED.mkdir(parents=True, exist_ok=True)
     (EXECUTED / path.name).write_text(text(notebook), encoding="utf-8")
@@ -156,7 +166,7 @@ def main() -> int:
         print(f"no notebook in {SOURCES} is called {' or '.join(options.names)}", file=sys.stderr)
         return 2
     if not options.strip:
-        return int(bool(run_all(paths, jobs=max(1, options.jobs))))
+        return int(bool(run_all(paths, jobs=max(1, min(options.jobs, len(paths))))))
     for path in paths:
         path.write_text(text(stripped(read(path))), encoding="utf-8")
     return 0
