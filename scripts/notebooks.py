@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellExecutionError
 from nbformat import NotebookNode
@@ -35,7 +36,7 @@ METADATA = {
 }
 
 
-class ThisPython(KernelSpecManager):  # type: ignore[misc]
+class ThisPython(KernelSpecManager):
     """Knows one kernel, whatever else the machine has registered: this interpreter."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
@@ -108,21 +109,28 @@ def environment(*, jobs: int) -> dict[str, str]:
 def execute(path: Path, kernel_environment: Mapping[str, str]) -> Outcome:
     """Run a notebook and keep the executed copy, also of one that fails."""
     begin, notebook, fault = time.perf_counter(), read(path), ""
-    try:
-        # Sockets in a folder of our own, not ports that everybody on the machine can reach.
-        with tempfile.TemporaryDirectory(prefix="bksdm-kernel-") as sockets:
-            NotebookClient(
-                notebook,
-                km=AsyncKernelManager(
-                    kernel_spec_manager=ThisPython(), transport="ipc", ip=f"{sockets}/kernel"
-                ),
-                timeout=CELL_SECONDS,
-                startup_timeout=START_SECONDS,
-                coalesce_streams=True,
-                resources={"metadata": {"path": str(SOURCES)}},
-            ).execute(env=dict(kernel_environment))
-    except (CellExecutionError, CellControlSignal, RuntimeError) as error:  # of a kernel: the last
-        fault = " | ".join(_faults(notebook)) or f"{type(error).__name__}: {_last_line(str(error))}"
+    # Sockets in a folder of our own, not ports that everybody on the machine can reach.
+    with tempfile.TemporaryDirectory(prefix="bksdm-kernel-") as sockets:
+        kernel = AsyncKernelManager(
+            kernel_spec_manager=ThisPython(), transport="ipc", ip=f"{sockets}/kernel"
+        )
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            timeout=CELL_SECONDS,
+            startup_timeout=START_SECONDS,
+            coalesce_streams=True,
+            resources={"metadata": {"path": str(SOURCES)}},
+        )
+        try:
+            client.execute(env=dict(kernel_environment))
+        except (CellExecutionError, CellControlSignal, RuntimeError) as error:  # of a kernel: last
+            told = f"{type(error).__name__}: {_last_line(str(error))}"
+            fault = " | ".join(_faults(notebook)) or told
+        finally:
+            # The client leaves a manager that it was given alone. Asked, not killed, so that the
+            # notebook's working folder goes with the kernel.
+            run_sync(kernel.shutdown_kernel)()
     EXECUTED.mkdir(parents=True, exist_ok=True)
     (EXECUTED / path.name).write_text(text(notebook), encoding="utf-8")
     return Outcome(path.name, time.perf_counter() - begin, fault)
