@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports same-loss bench bench-data bench-memory bench-eval assets clean
+.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports notebooks same-loss bench bench-data bench-memory bench-eval assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ types: $(STAMP)  ## Check types
 
 imports: $(STAMP)  ## Check that imports run downward
 	$(BIN)/lint-imports
+
+notebooks: $(STAMP)  ## Execute the notebooks (some minutes); what they show goes to outputs/notebooks
+	$(BIN)/python -m scripts.notebooks $(ARGS)
 
 same-loss: data/shapes/.done  ## Compare 10 steps' losses with the recorded ones: a refactor must not change them
 	$(BIN)/python -m scripts.same_loss $(ARGS)
