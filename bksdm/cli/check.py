@@ -13,6 +13,7 @@ from bksdm.cli import cost_tables, run_cost
 from bksdm.cli.config import built, number, optional_number, switch
 from bksdm.cli.holds import Holds, held_by
 from bksdm.cli.planned import Complaints, Planned, planned
+from bksdm.cli.resume import resumed
 from bksdm.cli.run_problems import Known, run_problems
 from bksdm.cli.shards_report import (
     DEPTHS,
@@ -41,6 +42,7 @@ def run(config: DictConfig) -> int:
     would. Trains nothing.
     """
     begin = time.monotonic()
+    config = resumed(config)
     if config.format not in ("text", "json"):
         raise InputError(f"format={config.format}: expected text or json")
     if config.shards not in DEPTHS:

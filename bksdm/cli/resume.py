@@ -14,7 +14,7 @@ from bksdm.atomic import replacing
 from bksdm.cli.same_run import check_same_run
 from bksdm.errors import InputError
 from bksdm.models.address import HubAddress, hub_address
-from bksdm.models.hub import hub_folder
+from bksdm.models.hub import hub_file, hub_folder
 from bksdm.training.folder import RunFolder
 from bksdm.training.publish import CHECKPOINT, RESUMABLE
 
@@ -41,7 +41,11 @@ def resumed(config: DictConfig) -> DictConfig:
         raise InputError(
             f"{fixed[0]}=: resume={address} brings the run's own settings; leave it out"
         )
-    settings = RunFolder(hub_folder(address, ["config.yaml"], of=f"resume={address}")).settings()
+    # A single file: a job that starts again without the Hub finds it in the cache.
+    config_file = hub_file(
+        address.repository, "config.yaml", revision=address.revision, of=f"resume={address}"
+    )
+    settings = RunFolder(config_file.parent).settings()
     _refuse_foreign(settings, of=address)
     merged = OmegaConf.create(settings)
     for name in [*(key for key in config if key not in merged), *given]:

@@ -122,8 +122,7 @@ def export_student(
             _same_answers(student, unet, "with the identity mid block the U-Net answers otherwise")
         if settings.fresh_process:
             prove(list(_claims(pipeline, temporary, settings, name=folder.name)), scratch)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
+        _replace(folder, temporary)
 
 
 def about_folder(folder: Path) -> About | None:
@@ -173,6 +172,16 @@ def _same_answers(one: UNet2DConditionModel, other: UNet2DConditionModel, told: 
     one.train(training)
     if not torch.equal(*outputs):
         raise RuntimeError(told)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a folder in another's place; between two renames there is none."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

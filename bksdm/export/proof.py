@@ -76,7 +76,7 @@ def prove(claims: Sequence[Claim], scratch: Path) -> None:
             error = float(np.abs(drawn - claim.expected).max())
             raise RuntimeError(
                 f"{claim.name}: reloaded in a fresh process it draws another picture (largest"
-                f" difference {error:.3g} of 1)"
+                f" difference {error:.3g} of 1; export.fresh_process=false compares here)"
             )
 
 

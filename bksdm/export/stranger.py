@@ -29,13 +29,18 @@ def picture(pipeline: StableDiffusionPipeline) -> NDArray[np.float32]:
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         part.eval()
     pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        PROMPT,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        generator=torch.Generator().manual_seed(SEED),
-        output_type="np",
-    )
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # a training may have chosen less
+    try:
+        drawn = pipeline(
+            PROMPT,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=torch.Generator().manual_seed(SEED),
+            output_type="np",
+        )
+    finally:
+        torch.set_float32_matmul_precision(precision)
     images: NDArray[np.float32] = drawn.images
     return images
 

@@ -2,6 +2,7 @@
 `from_pretrained` finds it, and beside it the card, the checkpoint and what was measured.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,8 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock, Timeout
+
+from bksdm.errors import InputError
 from bksdm.training.folder import STARTS, RunFolder
 from bksdm.training.run_card import CardWishes, run_card
+
+log = logging.getLogger(__name__)
 
 CARD: Final = "README.md"
 CHECKPOINT: Final = "checkpoints/last.ckpt"
@@ -39,19 +45,38 @@ def staged(folder: RunFolder, wishes: CardWishes) -> Iterator[Path]:
     """A folder laid out as the repository, as the run is now; it stays so while the run goes on.
 
     Raises:
-        InputError: no card can be written.
+        InputError: no card can be written, or somebody else pushes the run.
     """
     stage = folder.path / _STAGE
-    shutil.rmtree(stage, ignore_errors=True)  # of one that was killed
+    with _alone(folder):
+        shutil.rmtree(stage, ignore_errors=True)  # of one that was killed
+        try:
+            for name, path in run_files(folder, checkpoint=wishes.checkpoint).items():
+                target = stage / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _keep(path, target)
+            (stage / CARD).write_text(run_card(folder, wishes))
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Nobody else pushes the run meanwhile: a second one would take the stage from under it."""
+    lock = FileLock(folder.path / f"{_STAGE}.lock", timeout=0)
     try:
-        for name, path in run_files(folder, checkpoint=wishes.checkpoint).items():
-            target = stage / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _keep(path, target)
-        (stage / CARD).write_text(run_card(folder, wishes))
-        yield stage
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"{folder.path} is being pushed by another process; wait for it"
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        log.warning("%s cannot be locked here: see that only one job pushes it", folder.path)
+    try:
+        yield
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        lock.release()
 
 
 def _keep(path: Path, target: Path) -> None:

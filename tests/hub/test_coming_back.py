@@ -1,5 +1,6 @@
 """Runs, students and teachers that come from a local Hub over real HTTP."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,32 @@ def test_a_run_that_is_here_is_not_replaced(
     told = capsys.readouterr().out
     assert "going on from it, not from hf://user/tiny@v1" in told
     assert kept.stat().st_mtime_ns == before
+
+
+def test_a_requeued_job_starts_again_without_the_hub(
+    run_cli: Cli, pushed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(pushed)
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 0
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+    )
+    capsys.readouterr()
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 0
+    assert "is finished: 4 steps" in capsys.readouterr().out
+
+
+def test_check_takes_what_is_resumed(
+    run_cli: Cli, pushed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del pushed
+    arguments = ["rehearsal=0", "shards=none", "name=new", "format=json"]
+    run_cli("check", f"resume=hf://{REPO}", *arguments)
+    told = json.loads(capsys.readouterr().out)
+    assert told["problems"] == []
+    assert told["networks"]["teacher"]["parameters"] < 1e6  # the tiny one, not the default
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from huggingface_hub import ModelCard
 
 from bksdm.export import hub as export_hub
 from bksdm.export.pipeline import load_pipeline
+from bksdm.training.folder import RunFolder
+from bksdm.training.publish import staged
+from bksdm.training.run_card import CardWishes
 from tests.hub.card import card_problems
 from tests.hub.server import Fault, Hub
 
@@ -292,3 +295,27 @@ def test_a_run_without_checkpoint_has_nothing_to_push(
     assert push() == 2
     assert "nothing is trained yet" in capsys.readouterr().err
     assert not hub.requests
+
+
+def test_two_pushes_of_one_run_do_not_meet(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with staged(RunFolder(whole), CardWishes(repository=REPO, license="mit")) as stage:
+        assert push() == 2
+        assert "is being pushed by another process" in capsys.readouterr().err
+        assert (stage / "README.md").exists()
+    assert not hub.requests
+    assert push() == 0
+
+
+def test_what_is_staged_stays_while_the_run_goes_on(whole: Path) -> None:
+    folder = RunFolder(whole)
+    before = folder.checkpoint.read_bytes(), folder.metrics.read_bytes()
+    with staged(folder, CardWishes(repository=REPO, license="mit")) as stage:
+        new = folder.checkpoint.with_suffix(".tmp")
+        new.write_bytes(b"the next checkpoint")
+        new.replace(folder.checkpoint)
+        with folder.metrics.open("a") as file:
+            file.write("9,9\n")
+        kept = stage / "checkpoints" / "last.ckpt"
+        assert (kept.read_bytes(), (stage / "metrics.csv").read_bytes()) == before
