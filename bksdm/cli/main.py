@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the user must change something; 1 a bug; 130 / 143 ended b
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from importlib.resources import files
 
 from bksdm import __version__
@@ -105,18 +106,7 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
                 " (owner/name, or hf://owner/name@revision)"
             )
         at = result.index(f"teacher={teacher}")
-        address = hub_address(teacher)
-        path = teacher if address is None else address.repository
-        short = path.rstrip("/").rsplit("/", 1)[-1]
-        result[at : at + 1] = ["teacher=pretrained", f"teacher.path={_quoted(path)}"]
-        if address is not None and address.revision is not None:
-            if "teacher.revision" in chosen:
-                raise InputError(
-                    f"{teacher}: teacher.revision= is given, too; expected one of them"
-                )
-            result.append(f"teacher.revision={_quoted(address.revision)}")
-        if "teacher.name" not in chosen:
-            result.append(f"teacher.name='{short}'")
+        result[at : at + 1] = _from_elsewhere(teacher, chosen)
     if verb in ("train", "check") and "experiment" not in chosen and names != ["shapes"]:
         if "shapes" in names:
             raise InputError(
@@ -125,6 +115,21 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
             )
         result.append("experiment=bk_sdm")
     return result
+
+
+def _from_elsewhere(teacher: str, chosen: Mapping[str, str]) -> list[str]:
+    """The settings of a teacher that lies in a folder or on the Hub."""
+    address = hub_address(teacher)
+    path = teacher if address is None else address.repository
+    settings = ["teacher=pretrained", f"teacher.path={_quoted(path)}"]
+    if address is not None and address.revision is not None:
+        if "teacher.revision" in chosen:
+            raise InputError(f"{teacher}: teacher.revision= is given, too; expected one of them")
+        settings.append(f"teacher.revision={_quoted(address.revision)}")
+    if "teacher.name" not in chosen:
+        short = path.rstrip("/").rsplit("/", 1)[-1]
+        settings.append(f"teacher.name={_quoted(short)}")
+    return settings
 
 
 def gathered(verb: str, arguments: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 
 from bksdm.errors import InputError
-from bksdm.export.folder import ABOUT, about_folder
+from bksdm.export.about import ABOUT, about_folder
 from bksdm.export.pipeline import SAMPLING, folder_guidance, load_pipeline
 from bksdm.models.address import HubAddress, hub_address
 from bksdm.models.hub import hub_file

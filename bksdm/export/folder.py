@@ -3,13 +3,12 @@ name.
 """
 
 import copy
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -17,6 +16,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from bksdm import expected
 from bksdm.atomic import open_to_others
 from bksdm.errors import InputError
+from bksdm.export.about import About, write_about
 from bksdm.export.original import write_original
 from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
 from bksdm.export.proof import Claim, prove
@@ -24,7 +24,6 @@ from bksdm.export.stranger import picture
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.identity_mid import with_identity_mid
 
-ABOUT: Final = "bksdm.json"  # beside model_index.json; stock diffusers does not look at it
 FP16: Final = "fp16"
 _NETWORKS: Final = ("unet", "vae", "text_encoder")
 
@@ -48,27 +47,6 @@ class ExportSettings:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             expected.switch(f"export.{name}", value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What an exported folder says of itself.
-
-    Attributes:
-        weights: the average of training, or the last step's.
-        step: optimiser steps that made them.
-        plan: `BlockPlan`'s values.
-        teacher: its path, revision, and U-Net config under "unet".
-        versions: of packages, by name.
-        export: `ExportSettings`' values; filled in by `export_student`.
-    """
-
-    weights: Literal["ema", "raw"]
-    step: int
-    plan: Mapping[str, Any]
-    teacher: Mapping[str, Any]
-    versions: Mapping[str, str]
-    export: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export_student(
@@ -112,8 +90,7 @@ def export_student(
         if guidance is not None:
             write_guidance(temporary, guidance)
         if about is not None:
-            said = asdict(about) | {"export": asdict(settings)}
-            (temporary / ABOUT).write_text(json.dumps(said, indent=1) + "\n")
+            write_about(temporary, replace(about, export=asdict(settings)))
         for path in temporary.rglob("*"):
             if path.is_file():
                 open_to_others(path)
@@ -123,19 +100,6 @@ def export_student(
         if settings.fresh_process:
             prove(list(_claims(pipeline, temporary, settings, name=folder.name)), scratch)
         _replace(folder, temporary)
-
-
-def about_folder(folder: Path) -> About | None:
-    """What an exported folder says of itself; None for one that we did not write."""
-    path = folder / ABOUT
-    if not path.is_file():
-        return None
-    try:
-        return About(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: not written by this version of bksdm ({error}); export again"
-        ) from error
 
 
 @torch.no_grad()

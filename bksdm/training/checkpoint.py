@@ -21,7 +21,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bksdm.errors import InputError
-from bksdm.export.folder import About
+from bksdm.export.about import About
 
 log = logging.getLogger(__name__)
 

@@ -156,25 +156,43 @@ class RunFolder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder: a run that is refused leaves neither.
         held = self.path.with_name(f".{self.path.name}.lock")
-        lock = FileLock(held, timeout=seconds)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"{self.path} is being trained by another process; wait for it, or choose another"
-                " name="
-            ) from error
-        except NotImplementedError:  # a file system without locks
-            log.warning("%s cannot be locked here: see that only one job trains it", self.path)
-        try:
-            yield
-        finally:
-            if not self.path.exists():
-                held.unlink(missing_ok=True)
-                with suppress(OSError):  # other runs have come
-                    if new:
-                        self.path.parent.rmdir()
-            lock.release()
+        taken = (
+            f"{self.path} is being trained by another process; wait for it, or choose another name="
+        )
+        with alone(held, seconds=seconds, taken=taken):
+            try:
+                yield
+            finally:
+                if not self.path.exists():
+                    held.unlink(missing_ok=True)
+                    with suppress(OSError):  # other runs have come
+                        if new:
+                            self.path.parent.rmdir()
+
+
+@contextmanager
+def alone(lock_file: Path, *, seconds: float, taken: str) -> Iterator[None]:
+    """Nobody else holds the lock while the block runs; it is given back when a process dies.
+
+    Args:
+        lock_file: made if it is not there.
+        seconds: to wait for one who holds it.
+        taken: what is said if somebody still does.
+
+    Raises:
+        InputError: somebody does.
+    """
+    lock = FileLock(lock_file, timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(taken) from error
+    except NotImplementedError:  # a file system without locks
+        log.warning("%s cannot be locked here: see that only one job is at work", lock_file)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _value(kind: type[T], node: Mapping[str, Any]) -> T:

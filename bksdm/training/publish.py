@@ -2,7 +2,6 @@
 `from_pretrained` finds it, and beside it the card, the checkpoint and what was measured.
 """
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,13 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock, Timeout
-
-from bksdm.errors import InputError
-from bksdm.training.folder import STARTS, RunFolder
+from bksdm.training.folder import STARTS, RunFolder, alone
 from bksdm.training.run_card import CardWishes, run_card
-
-log = logging.getLogger(__name__)
 
 CARD: Final = "README.md"
 CHECKPOINT: Final = "checkpoints/last.ckpt"
@@ -48,7 +42,8 @@ def staged(folder: RunFolder, wishes: CardWishes) -> Iterator[Path]:
         InputError: no card can be written, or somebody else pushes the run.
     """
     stage = folder.path / _STAGE
-    with _alone(folder):
+    taken = f"{folder.path} is being pushed by another process; wait for it"
+    with alone(folder.path / f"{_STAGE}.lock", seconds=0, taken=taken):
         shutil.rmtree(stage, ignore_errors=True)  # of one that was killed
         try:
             for name, path in run_files(folder, checkpoint=wishes.checkpoint).items():
@@ -59,24 +54,6 @@ def staged(folder: RunFolder, wishes: CardWishes) -> Iterator[Path]:
             yield stage
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Nobody else pushes the run meanwhile: a second one would take the stage from under it."""
-    lock = FileLock(folder.path / f"{_STAGE}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"{folder.path} is being pushed by another process; wait for it"
-        ) from error
-    except NotImplementedError:  # a file system without locks
-        log.warning("%s cannot be locked here: see that only one job pushes it", folder.path)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _keep(path: Path, target: Path) -> None:

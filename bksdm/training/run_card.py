@@ -1,6 +1,6 @@
 """The model card of a run: everything it says is read from the run's folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,24 +9,16 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bksdm.evaluation.environment import without_home
-from bksdm.evaluation.report import number, score_cell, verdicts
-from bksdm.evaluation.results import ModelResult, read_results
-from bksdm.export.card import (
-    Card,
-    CostRow,
-    Measured,
-    ResultRow,
-    ResultTable,
-    card_text,
-    inherited_license,
-)
-from bksdm.export.folder import About, about_folder
+from bksdm.evaluation.results import read_results
+from bksdm.export.about import About, about_folder
+from bksdm.export.card import Card, card_text, inherited_license
 from bksdm.export.pipeline import folder_guidance
 from bksdm.models.cost import Cost, unet_cost
 from bksdm.models.source import EMBEDDED, TeacherSource, text_tokens, unet_config
 from bksdm.surgery.blocks import dropped_modules, empty_student, weight_map
 from bksdm.surgery.drawing import drawing
 from bksdm.surgery.plan import BlockPlan
+from bksdm.training.card_tables import cost_rows, result_table, time_rows
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
 
@@ -35,7 +27,6 @@ _WEIGHTS: Final = {
     "raw": "those of the last step (raw, no average)",
 }
 _NOT_RECORDED: Final = "not recorded as averaged or raw: another version exported them"
-_SAMPLING: Final = ("steps", "guidance", "scheduler")
 _LIMITS: Final = (
     "For research on small text-to-image models, and for what the teacher's licence allows. The"
     " student has the teacher's limits and biases, and forgets part of what its teacher knows:"
@@ -83,7 +74,7 @@ def run_card(folder: RunFolder, wishes: CardWishes) -> str:
     steps = about.step if about else int(read_checkpoint(folder.checkpoint)["global_step"])
     results = [read_results(file) for file in _result_files(folder, wishes)]
     costs = _costs(folder, teacher, whole, plan)
-    times, machine = _times(results[0] if results else [])
+    times, machine = time_rows(results[0] if results else [])
     pictures = sorted(folder.samples.glob("step_*.png"))
     shapes = teacher.path.startswith(EMBEDDED)
     return card_text(
@@ -107,9 +98,9 @@ def run_card(folder: RunFolder, wishes: CardWishes) -> str:
             checkpoint=wishes.checkpoint,
             drawing=drawing(whole, plan),
             dropped=_dropped(whole, plan),
-            costs=[*_cost_rows(*costs), *times],
+            costs=[*cost_rows(*costs), *times],
             machine=machine,
-            results=[_table(models) for models in results],
+            results=[result_table(models) for models in results],
             training=_training(settings, folder, steps),
             starts=[_start(each) for each in folder.starts()],
             limits=_SHAPES_LIMITS if shapes else _LIMITS,
@@ -140,17 +131,6 @@ def _costs(
         with torch.device("meta"):
             small = dict(empty_student(whole, plan).config)
     return unet_cost(whole, tokens=tokens), unet_cost(small, tokens=tokens)
-
-
-def _cost_rows(teacher: Cost, student: Cost) -> Iterator[CostRow]:
-    for field, label, unit in [
-        ("parameters", "U-Net parameters, M", 1e6),
-        ("macs", "MACs of a U-Net call, G", 1e9),
-        ("macs_published", "the same as published, G", 1e9),
-    ]:
-        before, after = getattr(teacher, field), getattr(student, field)
-        change = f"{100 * (after / before - 1):+.1f} %"
-        yield CostRow(label, f"{before / unit:.4g}", f"{after / unit:.4g}", change)
 
 
 def _summary(teacher: TeacherSource, costs: tuple[Cost, Cost], steps: int) -> str:
@@ -191,59 +171,6 @@ def _dropped(whole: Mapping[str, Any], plan: BlockPlan) -> str:
 def _result_files(folder: RunFolder, wishes: CardWishes) -> list[Path]:
     own = [folder.results] if folder.results.is_file() else []
     return [*own, *wishes.results]
-
-
-def _times(models: Sequence[ModelResult]) -> tuple[list[CostRow], str]:
-    """A row with the time of a U-Net call beside the first model's, and the machine."""
-    timed = [each for each in models if each.speed is not None and each.cost is not None]
-    if len(timed) < 2:
-        return [], ""
-    first, last = timed[0], timed[-1]
-    calls = [_call(each) for each in (first, last)]
-    before, after = (f"{1000 * call['seconds']['median']:.3g}" for call in calls)
-    ratio = calls[1]["ratio"]
-    beside = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] of the teacher's"
-    speed = last.speed
-    assert speed is not None
-    machine = "{name} ({device}, {threads} threads), torch {torch}".format(**speed["machine"])
-    return [CostRow("ms of a U-Net call", before, after, beside)], machine
-
-
-def _call(result: ModelResult) -> Mapping[str, Any]:
-    """Times of a U-Net call on the rows of one image."""
-    assert result.speed is not None
-    assert result.cost is not None
-    rows = result.cost["rows"]
-    found: Mapping[str, Any] = next(
-        each for each in result.speed["unet_calls"] if each["batch"] == rows
-    )
-    return found
-
-
-def _table(models: Sequence[ModelResult]) -> ResultTable:
-    student = models[-1]
-    names = list(dict.fromkeys(score.name for model in models for score in model.scores))
-    rows = []
-    for name in names:
-        found = [score for model in models if (score := model.score(name)) is not None]
-        ns = " / ".join(map(str, sorted({score.n for score in found})))
-        cells = tuple(score_cell(model.score(name)) for model in models)
-        rows.append(ResultRow(f"{name}{', %' * found[0].percent}", cells, ns))
-    sampling = student.protocol.get("settings", {}).get("sampling", {})
-    told = [f"{name} {sampling[name]}" for name in _SAMPLING if sampling.get(name) is not None]
-    protocol = str(student.protocol["name"])
-    return ResultTable(
-        protocol=protocol,
-        columns=tuple(model.name for model in models),
-        rows=tuple(rows),
-        verdicts=tuple(line.strip() for line in verdicts([student], width=10_000).splitlines()),
-        environment=", ".join(told),
-        measured=tuple(
-            Measured(protocol, score.name, float(number(score.value, percent=score.percent)))
-            for score in student.scores
-            if score.value == score.value  # not NaN
-        ),
-    )
 
 
 def _training(settings: Mapping[str, Any], folder: RunFolder, steps: int) -> str:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from bksdm.errors import InputError
 from bksdm.export import proof, stranger
-from bksdm.export.folder import ABOUT, About, ExportSettings, about_folder, compare, export_student
+from bksdm.export.about import ABOUT, About, about_folder
+from bksdm.export.folder import ExportSettings, compare, export_student
 from bksdm.export.pipeline import assemble, load_pipeline
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.blocks import remove_blocks
