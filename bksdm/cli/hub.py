@@ -1,10 +1,15 @@
 """The Hub's part in `bksdm train`, from its settings."""
 
 import logging
+import os
+import subprocess
+import sys
+from functools import partial
 
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built
+from bksdm.cli.launch import quoted
 from bksdm.errors import InputError
 from bksdm.export.card import inherited_license
 from bksdm.models.source import TeacherSource
@@ -33,7 +38,30 @@ def hub_uploads(config: DictConfig, folder: RunFolder, *, first: bool) -> HubUpl
         except InputError as error:
             told = str(error).replace("license=", "callbacks.hub.license=")
             log.warning("hub: %s; until then nothing is pushed", told)
-    return HubUploads(settings, folder)
+    return HubUploads(partial(_start, settings, folder), settings, folder)
+
+
+def _start(settings: HubSettings, folder: RunFolder) -> subprocess.Popen[str]:
+    """The process that pushes a run as it is now."""
+    texts = {
+        "run": str(folder.path),
+        "repo": settings.repo,
+        "revision": settings.revision,
+        "license": settings.license,
+    }
+    arguments = [f"{name}={quoted(text)}" for name, text in texts.items() if text is not None]
+    arguments.append(f"datasets=[{','.join(map(quoted, settings.datasets))}]")
+    arguments += [f"{name}={getattr(settings, name)}" for name in ("private", "checkpoint")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bksdm.cli.main", "push", *arguments],
+        # Little of what the training needs: no GPU, one thread.
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # signals are for the training
+    )
 
 
 def arrived(uploads: HubUploads, folder: RunFolder, code: int) -> str:

@@ -54,6 +54,12 @@ def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, settings
 
 
+def quoted(text: str) -> str:
+    """Text as Hydra's grammar takes it, whatever is in it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def launch(verb: str, overrides: list[str]) -> int:
     """Run a verb with Hydra's flags and overrides; returns the exit code.
 

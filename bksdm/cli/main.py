@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from bksdm import __version__
 from bksdm.cli.explain import explained
-from bksdm.cli.launch import launch, split_flags
+from bksdm.cli.launch import launch, quoted, split_flags
 from bksdm.errors import InputError
 from bksdm.models.address import hub_address
 
@@ -121,14 +121,14 @@ def _from_elsewhere(teacher: str, chosen: Mapping[str, str]) -> list[str]:
     """The settings of a teacher that lies in a folder or on the Hub."""
     address = hub_address(teacher)
     path = teacher if address is None else address.repository
-    settings = ["teacher=pretrained", f"teacher.path={_quoted(path)}"]
+    settings = ["teacher=pretrained", f"teacher.path={quoted(path)}"]
     if address is not None and address.revision is not None:
         if "teacher.revision" in chosen:
             raise InputError(f"{teacher}: teacher.revision= is given, too; expected one of them")
-        settings.append(f"teacher.revision={_quoted(address.revision)}")
+        settings.append(f"teacher.revision={quoted(address.revision)}")
     if "teacher.name" not in chosen:
         short = path.rstrip("/").rsplit("/", 1)[-1]
-        settings.append(f"teacher.name={_quoted(short)}")
+        settings.append(f"teacher.name={quoted(short)}")
     return settings
 
 
@@ -148,7 +148,7 @@ def gathered(verb: str, arguments: list[str]) -> list[str]:
         return others
     if any(item.startswith(f"{setting}=") for item in others):
         raise InputError(f"{bare[0]}: given beside {setting}=; put it into the list there")
-    return [f"{setting}=[{','.join(map(_quoted, bare))}]", *others]
+    return [f"{setting}=[{','.join(map(quoted, bare))}]", *others]
 
 
 def quoted_text(override: str) -> str:
@@ -158,12 +158,7 @@ def quoted_text(override: str) -> str:
     name, _, value = override.partition("=")
     if name not in TEXTS or value in ("", "null") or value[:1] in ("[", "'", '"'):
         return override
-    return f"{name}={_quoted(value)}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return f"{name}={quoted(value)}"
 
 
 def _complete(option: str, words: list[str]) -> int:

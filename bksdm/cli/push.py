@@ -9,8 +9,10 @@ from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.evaluation.report import table
 from bksdm.export.hub import Destination, push
+from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
-from bksdm.training.publish import CARD, staged
+from bksdm.training.hub import PUSHED
+from bksdm.training.publish import CARD, CHECKPOINT, staged
 from bksdm.training.run_card import CardWishes
 
 
@@ -18,9 +20,9 @@ def run(config: DictConfig) -> int:
     """Send a run to the Hub, or show what would be sent."""
     for name in ("private", "checkpoint", "dry_run"):
         expected.switch(name, config[name])
-    to = Destination(
-        repo=str(config.repo), revision=config.revision, tag=config.tag, private=config.private
-    )
+    # YAML may have taken a tag for a number.
+    revision, tag = (config[name] and str(config[name]) for name in ("revision", "tag"))
+    to = Destination(repo=str(config.repo), revision=revision, tag=tag, private=config.private)
     folder = RunFolder(Path(str(config.run)).expanduser())
     folder.settings()
     if not folder.checkpoint.is_file():
@@ -48,12 +50,20 @@ def run(config: DictConfig) -> int:
             print(f"\n{total} would go to {to.address}; card: {card}; nothing was sent")
             return 0
         print(f"{total} to {to.address}", flush=True)
+        step = int(read_checkpoint(_staged_checkpoint(stage, folder))["global_step"])
         done = push(stage, to, message=f"bksdm push of {folder.path.name}")
-    print(f"pushed: {done.url} (commit {done.commit[:12]})")
-    print(f"load:   StableDiffusionPipeline.from_pretrained({_pretrained(to)})")
+    print(PUSHED.format(step=step, url=done.url, commit=done.commit[:12]))
+    if (folder.student / "model_index.json").exists():
+        print(f"load:   StableDiffusionPipeline.from_pretrained({_pretrained(to)})")
     if config.checkpoint:
         print(f"resume: bksdm train resume={to.address}")
     return 0
+
+
+def _staged_checkpoint(stage: Path, folder: RunFolder) -> Path:
+    """The one that goes; where none does, the run's."""
+    kept = stage / CHECKPOINT
+    return kept if kept.exists() else folder.checkpoint
 
 
 def _pretrained(to: Destination) -> str:

@@ -1,22 +1,25 @@
-"""A run goes to the Hub while it trains: a thread of its own sends the newest state, and nothing
-that happens there stops or delays the run.
+"""A run goes to the Hub while it trains: a process of its own pushes the newest state, and nothing
+that happens there stops or delays the run, or changes what it computes.
 """
 
+import atexit
 import logging
+import re
+import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from bksdm import expected
-from bksdm.errors import InputError
-from bksdm.export.hub import Destination, push
-from bksdm.training.checkpoint import read_checkpoint
+from bksdm.export.hub import Destination
 from bksdm.training.folder import RunFolder
-from bksdm.training.publish import staged
-from bksdm.training.run_card import CardWishes
 
 log = logging.getLogger(__name__)
+
+PUSHED: Final = "pushed step {step}: {url} (commit {commit})"  # what a push says that arrived
+_PUSHED: Final = re.compile(r"^pushed step (\d+): ", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,31 +58,30 @@ class HubSettings:
         """Where it goes."""
         return Destination(repo=self.repo, revision=self.revision, private=self.private)
 
-    @property
-    def wishes(self) -> CardWishes:
-        """For the card."""
-        return CardWishes(
-            repository=self.repo,
-            revision=self.revision,
-            license=self.license,
-            datasets=tuple(self.datasets),
-            checkpoint=self.checkpoint,
-        )
-
 
 class HubUploads:
     """Pushes a run in the background, one state at a time: what is asked for meanwhile is one push
     of the newest state after it.
+
+    Args:
+        start: starts the process of a push; its output has a line like `PUSHED` if all went well,
+            and the last line of its errors says what did not.
+        settings: when.
+        folder: of the run.
     """
 
-    def __init__(self, settings: HubSettings, folder: RunFolder) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(
+        self, start: Callable[[], subprocess.Popen[str]], settings: HubSettings, folder: RunFolder
+    ) -> None:
+        self.start, self.settings, self.folder = start, settings, folder
         self._changed = threading.Condition()
         self._wanted: int | None = None  # step that is asked for, until its push has begun
         self._asked = 0  # step that was asked for last
         self._busy = False
         self._arrived: int | None = None
         self._problem: str | None = None
+        self._process: subprocess.Popen[str] | None = None
+        atexit.register(self.stop)
         # A daemon: a job that has to go does not wait for the Hub.
         threading.Thread(target=self._work, name="hub", daemon=True).start()
 
@@ -99,17 +101,23 @@ class HubUploads:
     def told(self, step: int) -> str:
         """What of this step has arrived by now, in a line."""
         with self._changed:
-            arrived, problem = self._arrived, self._problem
+            arrived, problem, idle = self._arrived, self._problem, self._idle()
         to = self.settings.destination
-        if arrived == step and problem is None:
+        if arrived == step and problem is None and idle:
             return f"hub: step {step} is in {to.address}"
-        there = "nothing" if arrived is None else f"only step {arrived}"
-        why = problem or "it was still on its way"
+        there = "nothing" if arrived is None else f"step {arrived}"
+        why = problem or "the rest was still on its way"
         again = f"bksdm push run={self.folder.path} repo={to.repo}"
         again += f" revision={to.revision}" * (to.revision is not None)
         return (
-            f"hub: {there} of {step} steps has arrived in {to.address} ({why}); `{again}` sends it"
+            f"hub: of step {step}, {there} has arrived in {to.address} ({why}); `{again}` sends it"
         )
+
+    def stop(self) -> None:
+        """End a push that is under way: what has arrived stays, and the next one goes on."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
 
     def _idle(self) -> bool:
         return self._wanted is None and not self._busy
@@ -124,13 +132,7 @@ class HubUploads:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted is not None)
                 self._wanted, self._busy = None, True
-            arrived, problem = None, None
-            try:
-                arrived = self._push()
-            except InputError as error:
-                problem = str(error)
-            except Exception as error:  # whatever it is, the run goes on
-                problem = f"{type(error).__name__}: {error}"
+            arrived, problem = self._pushed()
             if problem is not None and problem != self._problem:
                 log.warning("hub: %s; the run goes on", problem)
             with self._changed:
@@ -138,11 +140,15 @@ class HubUploads:
                 self._problem, self._busy = problem, False
                 self._changed.notify_all()
 
-    def _push(self) -> int:
-        """Push what is on disk now; returns its step."""
-        with staged(self.folder, self.settings.wishes) as stage:
-            kept = stage / "checkpoints" / self.folder.checkpoint.name
-            newest = kept if kept.exists() else self.folder.checkpoint
-            step = int(read_checkpoint(newest)["global_step"])
-            push(stage, self.settings.destination, message=f"step {step}")
-        return step
+    def _pushed(self) -> tuple[int | None, str | None]:
+        """Push what is on disk now; the step that has arrived, or what went wrong."""
+        try:
+            self._process = self.start()
+            output, errors = self._process.communicate()
+        except OSError as error:  # no memory or no room for a process: the run goes on
+            return None, f"{type(error).__name__}: {error}"
+        found = _PUSHED.search(output)
+        if self._process.returncode == 0 and found:
+            return int(found[1]), None
+        said = errors.strip().splitlines()[-1:] or [f"exit code {self._process.returncode}"]
+        return None, said[0].removeprefix("bksdm push: ")

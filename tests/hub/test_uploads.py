@@ -1,27 +1,21 @@
 """A run that goes to a local Hub while it trains: callbacks=hub."""
 
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bksdm.export import hub as export_hub
-from bksdm.export.hub import Destination
 from bksdm.training.folder import RunFolder
-from bksdm.training.hub import HubSettings, HubUploads
-from tests.hub.server import Fault, Hub
+from bksdm.training.hub import PUSHED, HubSettings, HubUploads
+from tests.hub.server import Hub
+from tests.training.runs import same_weights
 
 Cli = Callable[..., int]
 REPO = "user/tiny"
 HUB = ["callbacks=hub", f"callbacks.hub.repo={REPO}", "callbacks.hub.license=mit"]
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
-    monkeypatch.setattr(export_hub, "LONGEST_WAIT", 0)
-    del waits
 
 
 def settings(**given: object) -> HubSettings:
@@ -29,96 +23,137 @@ def settings(**given: object) -> HubSettings:
     return HubSettings(**values)  # type: ignore[arg-type]
 
 
-def test_a_training_ends_on_the_hub(
+class Pushes:
+    """Stands for the processes of pushes: each runs a line of Python, the last one from then on."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines, self.count = lines, 0
+
+    def __call__(self) -> "subprocess.Popen[str]":
+        line = self.lines[min(self.count, len(self.lines) - 1)]
+        self.count += 1
+        command = [sys.executable, "-S", "-c", line]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def arrived(step: int) -> str:
+    return f"print({PUSHED.format(step=step, url='u', commit='c')!r})"
+
+
+FAILED = "import sys; sys.exit('bksdm push: repo=user/tiny: the Hub answered 500')"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_training_ends_on_the_hub_and_computes_the_same(
     run_cli: Cli, hub: Hub, tiny_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_cli(*tiny_run, *HUB, "callbacks.hub.every_n_steps=2") == 0
+    assert run_cli(*tiny_run, *HUB, "callbacks.hub.every_n_steps=2", "name=pushed") == 0
     assert f"hub: step 4 is in hf://{REPO}" in capsys.readouterr().out
     files = hub.files(REPO)
     assert {"model_index.json", "checkpoints/last.ckpt", "README.md"} <= files.keys()
-    assert hub.token not in Path("runs/tiny-small/config.yaml").read_text()
+    assert hub.token not in Path("runs/pushed/config.yaml").read_text()
+    assert run_cli(*tiny_run, "name=alone", "checkpoint.keep_every_n_steps=1") == 0
+    assert same_weights(Path("runs/pushed"), Path("runs/alone"))
 
 
 def test_a_training_does_not_need_the_hub(
     run_cli: Cli,
-    hub: Hub,
     tiny_run: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    del hub
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert run_cli(*tiny_run, *HUB, "callbacks.hub.every_n_steps=1") == 0
+    for name, value in {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert run_cli(*tiny_run, *HUB) == 0
     told = capsys.readouterr().out
-    assert "hub: nothing of 4 steps has arrived" in told
+    assert "hub: of step 4, nothing has arrived" in told
+    assert "the Hub cannot be reached" in told
     assert f"bksdm push run=runs/tiny-small repo={REPO}" in told
     assert Path("runs/tiny-small/student/model_index.json").exists()
 
 
-def test_a_hub_that_does_not_answer_delays_no_step(hub: Hub, whole: Path) -> None:
-    hub.faults.append(Fault("POST", "/repos/create", "stall", seconds=5))
-    uploads = HubUploads(settings(patience_minutes=0.002), RunFolder(whole))
+def test_a_push_that_hangs_delays_no_step_and_is_ended(run: RunFolder) -> None:
+    uploads = HubUploads(
+        Pushes("import time; time.sleep(60)"), settings(patience_minutes=0.005), run
+    )
     begin = time.monotonic()
     for step in range(1, 5):
         uploads.saved(step)
     assert time.monotonic() - begin < 1
     told = uploads.finish(4)
-    assert time.monotonic() - begin < 3
-    assert "it was still on its way" in told
+    assert time.monotonic() - begin < 10
+    assert "nothing has arrived" in told
+    assert "still on its way" in told
+    uploads.stop()
+    assert uploads._process is not None
+    assert uploads._process.wait(10) < 0
 
 
-def test_what_is_asked_for_meanwhile_is_one_push(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    messages: list[str] = []
-
-    def slow(folder: Path, to: Destination, *, message: str) -> None:
-        del folder, to
-        messages.append(message)
-        begun.set()
-        go_on.wait(30)
-
-    monkeypatch.setattr("bksdm.training.hub.push", slow)
-    uploads = HubUploads(settings(every_n_steps=1), RunFolder(whole))
+def test_what_is_asked_for_meanwhile_is_one_push(run: RunFolder, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    pushes = Pushes(wait + arrived(1), arrived(4))
+    uploads = HubUploads(pushes, settings(every_n_steps=1), run)
     uploads.saved(1)
-    assert begun.wait(30)
+    while not pushes.count:
+        time.sleep(0.01)
     for step in (2, 3, 4):
         uploads.saved(step)
-    threading.Timer(1, go_on.set).start()  # when the last, too, is asked for
-    assert uploads.finish(4) == f"hub: step 4 is in hf://{REPO}"
-    assert messages == ["step 4", "step 4"]
+    uploads._ask(4)
+    gate.touch()
+    while not uploads._idle():
+        time.sleep(0.01)
+    assert uploads.told(4) == f"hub: step 4 is in hf://{REPO}"
+    assert pushes.count == 2
 
 
-def test_a_failed_push_is_made_up_by_the_next(hub: Hub, whole: Path) -> None:
-    hub.faults.append(Fault("POST", "/repos/create", 403))
-    uploads = HubUploads(settings(), RunFolder(whole))
+def test_a_failed_push_is_made_up_by_the_next(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    uploads = HubUploads(Pushes(FAILED, arrived(4)), settings(), run)
     uploads.saved(2)
-    for _ in range(100):
-        if not len(hub.faults):
-            break
-        time.sleep(0.05)
+    while not uploads._idle() or uploads._problem is None:
+        time.sleep(0.01)
+    assert "the Hub answered 500" in uploads.told(2)
+    assert "the run goes on" in caplog.text
     assert uploads.finish(4) == f"hub: step 4 is in hf://{REPO}"
 
 
-def test_pushes_follow_the_interval(hub: Hub, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    del hub
+def test_what_never_arrives_is_said_with_the_command_that_sends_it(run: RunFolder) -> None:
+    uploads = HubUploads(Pushes(arrived(2), FAILED), settings(revision="trial"), run)
+    uploads.saved(2)
+    while uploads._arrived is None:
+        time.sleep(0.01)
+    told = uploads.finish(4)
+    assert "of step 4, step 2 has arrived" in told
+    assert "the Hub answered 500" in told
+    assert f"bksdm push run={run.path} repo={REPO} revision=trial" in told
+
+
+def test_no_process_can_be_started(run: RunFolder) -> None:
+    def fail() -> "subprocess.Popen[str]":
+        raise OSError(12, "Cannot allocate memory")
+
+    assert "Cannot allocate memory" in HubUploads(fail, settings(), run).finish(4)
+
+
+def test_pushes_follow_the_interval(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(HubUploads, "_ask", lambda self, step: _note(self, step, asked))
-    uploads = HubUploads(settings(every_n_steps=10), RunFolder(whole))
+
+    def ask(self: HubUploads, step: int) -> None:
+        self._asked = step
+        asked.append(step)
+
+    monkeypatch.setattr(HubUploads, "_ask", ask)
+    uploads = HubUploads(Pushes(arrived(1)), settings(every_n_steps=10), run)
     for step in (4, 8, 12, 16, 20, 24):
         uploads.saved(step)
     assert asked == [12, 20]
-
-
-def _note(uploads: HubUploads, step: int, asked: list[int]) -> None:
-    uploads._asked = step
-    asked.append(step)
-
-
-def test_the_thread_ends_with_the_process(whole: Path) -> None:
-    HubUploads(settings(), RunFolder(whole))
-    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "hub")
 
 
 @pytest.mark.parametrize(
