@@ -52,22 +52,8 @@ def run(config: DictConfig) -> int:
         origin.checkpoint, weights=config.weights, teacher_unet=teacher.unet.config
     )
     export_student(teacher, student, out, settings=settings, about=about, guidance=origin.guidance)
-    print(f"student: {out} ({config.weights} weights of step {about.step}; {_told(settings)})")
+    print(f"student: {out} ({config.weights} weights of step {about.step}; {settings.told})")
     return 0
-
-
-def _told(settings: ExportSettings) -> str:
-    more = {
-        "with fp16 variant": settings.fp16,
-        "with an identity mid block": settings.identity_mid,
-        "with a single file": settings.single_file,
-    }
-    proof = (
-        "reloaded in stock diffusers in a fresh process: the same picture, bit for bit"
-        if settings.fresh_process
-        else "reloaded and compared in this process"
-    )
-    return ", ".join([*(name for name, wanted in more.items() if wanted), proof])
 
 
 def _origin(config: DictConfig) -> Origin:

@@ -41,17 +41,13 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
     teacher = rest.teacher
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(rest.checkpoint)
+    settings = built(config.export, ExportSettings)
+    about = about_student(rest.checkpoint, weights="ema", teacher_unet=teacher.unet.config)
+    guidance = config.samples.sampling.guidance
     export_student(
-        teacher,
-        student,
-        folder.student,
-        settings=built(config.export, ExportSettings),
-        about=about_student(rest.checkpoint, weights="ema", teacher_unet=teacher.unet.config),
-        guidance=config.samples.sampling.guidance,
+        teacher, student, folder.student, settings=settings, about=about, guidance=guidance
     )
-    print(
-        f"student: {folder.student} (a diffusers folder, averaged weights, reloaded and compared)"
-    )
+    print(f"student: {folder.student} (a diffusers folder, averaged weights; {settings.told})")
     if config.protocol:
         before = cut(teacher, rest.plan, init=config.method.init, seed=config.seed)
         _evaluate(config, folder, rest, {"student before": before, "student after": student})

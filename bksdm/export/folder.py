@@ -48,6 +48,21 @@ class ExportSettings:
         for name, value in vars(self).items():
             expected.switch(f"export.{name}", value)
 
+    @property
+    def told(self) -> str:
+        """What an export has, and how it was proven, in words."""
+        more = {
+            "with fp16 variant": self.fp16,
+            "with an identity mid block": self.identity_mid,
+            "with a single file": self.single_file,
+        }
+        proof = (
+            "stock diffusers draws the same picture in a fresh process, bit for bit"
+            if self.fresh_process
+            else "reloaded and compared in this process"
+        )
+        return ", ".join([*(name for name, wanted in more.items() if wanted), proof])
+
 
 def export_student(
     teacher: Teacher,
