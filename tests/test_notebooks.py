@@ -1,5 +1,6 @@
 """What the committed notebooks are; `make notebooks` says that they run."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -70,3 +71,12 @@ def test_stripping_takes_outputs_counts_and_metadata_and_leaves_the_words() -> N
     assert (left.source, left.id) == ("1 + 1", "sum")
     assert (left.outputs, left.execution_count, dict(left.metadata)) == ([], None, {})
     assert "widgets" not in stripped(notebook).metadata
+
+
+@each
+def test_what_it_imports_is_there(path: Path) -> None:
+    imports = re.findall(r"^from (bksdm[\w.]*) import (.+)$", code(path), re.MULTILINE)
+    assert imports
+    for module, names in imports:
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), (module, name)
