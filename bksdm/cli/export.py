@@ -1,8 +1,9 @@
 """bksdm export."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from omegaconf import DictConfig
 
@@ -14,7 +15,7 @@ from bksdm.models.hub import hub_folder
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
 from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
-from bksdm.training.folder import RunFolder
+from bksdm.training.folder import RunFolder, value_of
 
 _ON_THE_HUB: Final = ("config.yaml", "checkpoints/last.ckpt")  # what is needed of a run there
 _WHAT: Final = "run=runs/NAME, run=hf://owner/name, or checkpoint=FILE"
@@ -72,9 +73,15 @@ def _origin(config: DictConfig) -> Origin:
     return Origin(
         checkpoint=Path(config.checkpoint).expanduser() if config.checkpoint else folder.checkpoint,
         teacher=folder.teacher(),
-        guidance=folder.settings()["samples"]["sampling"]["guidance"],
+        guidance=_guidance(folder.settings()),
         out=folder.student if address is None else None,
     )
+
+
+def _guidance(settings: Mapping[str, Any]) -> float | None:
+    sampling = settings["samples"].get("sampling")
+    guidance = sampling.get("guidance") if isinstance(sampling, Mapping) else None
+    return None if guidance is None else float(guidance)
 
 
 def _of_checkpoint(path: Path) -> Origin:
@@ -87,7 +94,7 @@ def _of_checkpoint(path: Path) -> Origin:
         )
     return Origin(
         checkpoint=path,
-        teacher=TeacherSource(name=Path(teacher["path"]).name, **teacher),
+        teacher=value_of(TeacherSource, {"name": Path(teacher["path"]).name, **teacher}),
         guidance=None,
         out=None,
     )

@@ -4,6 +4,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from omegaconf import DictConfig
@@ -11,7 +13,7 @@ from omegaconf import DictConfig
 from bksdm.cli.config import built
 from bksdm.cli.launch import quoted
 from bksdm.errors import InputError
-from bksdm.export.card import inherited_license
+from bksdm.export.card import license_of
 from bksdm.models.source import TeacherSource
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
@@ -32,12 +34,11 @@ def hub_uploads(config: DictConfig, folder: RunFolder, *, first: bool) -> HubUpl
     settings = built(node, HubSettings)
     if not first:
         return None
-    if settings.license is None:
-        try:
-            inherited_license(built(config.teacher, TeacherSource))
-        except InputError as error:
-            told = str(error).replace("license=", "callbacks.hub.license=")
-            log.warning("hub: %s; until then nothing is pushed", told)
+    try:
+        license_of(built(config.teacher, TeacherSource), wanted=settings.license)
+    except InputError as error:
+        told = str(error).replace("license=", "callbacks.hub.license=")
+        log.warning("hub: %s; until then nothing is pushed", told)
     return HubUploads(partial(_start, settings, folder), settings, folder)
 
 
@@ -64,7 +65,23 @@ def _start(settings: HubSettings, folder: RunFolder) -> subprocess.Popen[str]:
     )
 
 
-def arrived(uploads: HubUploads, folder: RunFolder, code: int) -> str:
-    """What of a run is on the Hub: only a finished one is waited for."""
-    step = int(read_checkpoint(folder.checkpoint)["global_step"])
-    return uploads.told(step) if code else uploads.finish(step)
+def tell_arrived(uploads: HubUploads, folder: RunFolder, *, wait: bool) -> None:
+    """Say what of a run is on the Hub; a finished run waits for the last push."""
+    kept = folder.checkpoint
+    step = int(read_checkpoint(kept)["global_step"]) if kept.exists() else 0
+    if wait:
+        minutes = uploads.settings.patience_minutes
+        print(f"hub: pushing step {step}, for {minutes:g} minutes at most", flush=True)
+    print(uploads.finish(step) if wait else uploads.told(step), flush=True)
+
+
+@contextmanager
+def told_if_ended(uploads: HubUploads | None, folder: RunFolder) -> Iterator[None]:
+    """Say it, too, when a run ends in the midst; nothing is waited for."""
+    try:
+        yield
+    except BaseException:
+        if uploads is not None:
+            with suppress(InputError, OSError):  # what ended the run is what is to be told
+                tell_arrived(uploads, folder, wait=False)
+        raise

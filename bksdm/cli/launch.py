@@ -7,6 +7,7 @@ a report of its own, and submitit tells Slurm that a job whose error it has kept
 
 import importlib
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before the first import of transformers
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -30,6 +31,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bksdm.cli.explain import Ending, explained, one_line
 from bksdm.errors import InputError
+
+_MODULE: Final = "bksdm.cli.main"
 
 
 class Ended(BaseException):
@@ -58,6 +61,18 @@ def quoted(text: str) -> str:
     """Text as Hydra's grammar takes it, whatever is in it."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def typed_command() -> str:
+    """This command as it was typed, where `sys.argv` has what became of it."""
+    typed = sys.orig_argv
+    at = next(
+        (i for i, item in enumerate(typed) if Path(item).name == "bksdm" or item == _MODULE), None
+    )
+    if at is None:  # a job of submitit, which has composed it
+        job = HydraConfig.get()
+        return f"bksdm {job.job.config_name} {shlex.join(job.overrides.task)}"
+    return f"bksdm {shlex.join(typed[at + 1 :])}"
 
 
 def launch(verb: str, overrides: list[str]) -> int:

@@ -9,10 +9,9 @@ from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.evaluation.report import table
 from bksdm.export.hub import Destination, push
-from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
 from bksdm.training.hub import PUSHED
-from bksdm.training.publish import CARD, CHECKPOINT, staged
+from bksdm.training.publish import CARD, outdated, staged
 from bksdm.training.run_card import CardWishes
 
 
@@ -21,49 +20,39 @@ def run(config: DictConfig) -> int:
     for name in ("private", "checkpoint", "dry_run"):
         expected.switch(name, config[name])
     # YAML may have taken a tag for a number.
-    revision, tag = (config[name] and str(config[name]) for name in ("revision", "tag"))
+    revision, tag, license_ = (
+        None if config[name] is None else str(config[name])
+        for name in ("revision", "tag", "license")
+    )
     to = Destination(repo=str(config.repo), revision=revision, tag=tag, private=config.private)
     folder = RunFolder(Path(str(config.run)).expanduser())
     folder.settings()
-    if not folder.checkpoint.is_file():
-        raise InputError(f"run={config.run}: no {folder.checkpoint}; nothing is trained yet")
     wishes = CardWishes(
         repository=to.repo,
         revision=to.tag or to.revision,
-        license=config.license,
+        license=license_,
         datasets=_texts(config, "datasets"),
         checkpoint=config.checkpoint,
         results=[Path(file).expanduser() for file in _texts(config, "results")],
     )
     with staged(folder, wishes) as stage:
-        sizes = [
-            (path.relative_to(stage).as_posix(), path.stat().st_size)
-            for path in sorted(stage.rglob("*"))
-            if path.is_file()
-        ]
-        total = f"{len(sizes)} files, {sum(size for _, size in sizes) / 1e6:,.1f} MB"
+        sizes = {name: path.stat().st_size for name, path in stage.files.items()}
+        total = f"{len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB"
         if config.dry_run:
             card = folder.path / CARD
-            card.write_text((stage / CARD).read_text())
-            rows = [[name, f"{size / 1e6:,.2f}"] for name, size in sizes]
+            card.write_text((stage.path / CARD).read_text())
+            rows = [[name, f"{size / 1e6:,.2f}"] for name, size in sizes.items()]
             print(table(rows, header=["file", "MB"]))
             print(f"\n{total} would go to {to.address}; card: {card}; nothing was sent")
             return 0
         print(f"{total} to {to.address}", flush=True)
-        step = int(read_checkpoint(_staged_checkpoint(stage, folder))["global_step"])
-        done = push(stage, to, message=f"bksdm push of {folder.path.name}")
-    print(PUSHED.format(step=step, url=done.url, commit=done.commit[:12]))
+        done = push(stage.path, to, message=f"step {stage.step}", outdated=outdated(folder))
+    print(PUSHED.format(step=stage.step, url=done.url, commit=done.commit[:12]))
     if (folder.student / "model_index.json").exists():
         print(f"load:   StableDiffusionPipeline.from_pretrained({_pretrained(to)})")
     if config.checkpoint:
         print(f"resume: bksdm train resume={to.address}")
     return 0
-
-
-def _staged_checkpoint(stage: Path, folder: RunFolder) -> Path:
-    """The one that goes; where none does, the run's."""
-    kept = stage / CHECKPOINT
-    return kept if kept.exists() else folder.checkpoint
 
 
 def _pretrained(to: Destination) -> str:

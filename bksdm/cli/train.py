@@ -19,7 +19,8 @@ from bksdm.cli.config import (
     task_overrides,
 )
 from bksdm.cli.finish import Rest, finish
-from bksdm.cli.hub import arrived, hub_uploads
+from bksdm.cli.hub import hub_uploads, tell_arrived, told_if_ended
+from bksdm.cli.launch import typed_command
 from bksdm.cli.resume import fetch, resumed, run_address
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
@@ -103,12 +104,13 @@ def run(config: DictConfig) -> int:
                     peers=peers,
                     uploads=peers.each(lambda: hub_uploads(config, folder, first=process.first)),
                 )
+                claim.enter_context(told_if_ended(made.uploads, folder))
                 code, rest = _trained(made)
             # The other processes have nothing left to do, and wait for nobody.
             if rest is not None and process.first:
                 finish(config, folder, rest, gpu=trainer.gpu)
             if made.uploads is not None:
-                print(arrived(made.uploads, folder, code), flush=True)
+                tell_arrived(made.uploads, folder, wait=not code)
             return code
         except SystemExit as ended:  # a signal before or after the training: nothing to save
             signals.patient = True
@@ -152,7 +154,8 @@ def _is_of(start: Start, path: Path) -> bool:
 
 def _begin(folder: RunFolder, values: dict[str, Any], start: Start) -> None:
     folder.write_config(yaml.safe_dump(values, sort_keys=False))
-    folder.note_start(start.steps, environment(best_device(this_process())))
+    made_with = environment(best_device(this_process())) | {"command": typed_command()}
+    folder.note_start(start.steps, made_with)
 
 
 def _start(run: Run, values: dict[str, Any]) -> Start:

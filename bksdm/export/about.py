@@ -45,8 +45,10 @@ def about_folder(folder: Path) -> About | None:
     if not path.is_file():
         return None
     try:
-        return About(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        about = About(**json.loads(path.read_text()))
+        about.teacher["path"], about.teacher["unet"]["block_out_channels"]
+        return about
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path}: not written by this version of bksdm ({error}); export again"
         ) from error

@@ -11,8 +11,10 @@ from typing import Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from yaml import YAMLError
 
 from bksdm.errors import InputError
+from bksdm.models.address import check_repository
 from bksdm.models.hub import first_line, hub_file
 from bksdm.models.source import EMBEDDED, TeacherSource
 
@@ -69,6 +71,15 @@ class ResultTable:
     measured: tuple[Measured, ...]
 
 
+@dataclass(frozen=True)
+class License:
+    """A licence as the Hub identifies it; one that it calls "other" has a name and a link."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """All that a card says. Texts are markdown.
@@ -76,7 +87,7 @@ class Card:
     Attributes:
         repository: owner/name.
         revision: branch that it lies on; None for main.
-        license: its identifier on the Hub.
+        license: which the student inherits.
         base_model: the teacher's Hub id; None where it has none.
         datasets: Hub ids of the training data.
         summary: a paragraph.
@@ -84,6 +95,7 @@ class Card:
         picture: path of the sample grid in the repository.
         exported: whether the diffusers folder is there.
         steps: of the checkpoint.
+        student_steps: of the exported student, which may be older; None if there is none.
         weights_told: average or raw, in words.
         mid_told: a sentence on the mid block.
         prompt: an example.
@@ -102,7 +114,7 @@ class Card:
     """
 
     repository: str
-    license: str
+    license: License
     summary: str
     teacher: str
     drawing: str
@@ -112,6 +124,7 @@ class Card:
     starts: Sequence[str]
     limits: str
     steps: int
+    student_steps: int | None = None
     revision: str | None = None
     base_model: str | None = None
     datasets: Sequence[str] = ()
@@ -170,7 +183,9 @@ def metadata(card: Card) -> ModelCardData:
         for each in table.measured
     ]
     return ModelCardData(
-        license=card.license,
+        license=card.license.id,
+        license_name=card.license.name,
+        license_link=card.license.link,
         library_name="diffusers" if card.exported else "bksdm",
         pipeline_tag=TASK,
         base_model=card.base_model,
@@ -182,21 +197,47 @@ def metadata(card: Card) -> ModelCardData:
 
 
 def check_card(text: str) -> None:
-    """Raise InputError unless the front matter can be read back as model card metadata."""
+    """Raise InputError unless the front matter is model card metadata: before anything is sent."""
     try:
-        ModelCard(text)
-    except (ValueError, TypeError) as error:
+        data = ModelCard(text).data
+    except (ValueError, TypeError, YAMLError) as error:
         raise InputError(f"the model card's metadata: {first_line(error)}") from error
+    for name in data.get("datasets") or ():
+        check_repository(str(name), of="datasets=")
 
 
-def inherited_license(source: TeacherSource) -> str:
-    """The licence that a teacher says it has: its settings, or its own model card.
+def license_of(source: TeacherSource, *, wanted: str | None) -> License:
+    """The licence of a teacher's student, which inherits it.
+
+    Args:
+        source: the teacher.
+        wanted: what the user says it is, for a teacher that says nothing.
+
+    Raises:
+        InputError: neither says one, or they differ.
+    """
+    if wanted is None:
+        return inherited_license(source)
+    try:
+        inherited = inherited_license(source)
+    except InputError:
+        return License(wanted)
+    if inherited.id != wanted:
+        raise InputError(
+            f"license={wanted}: teacher {source.path} has {inherited.id}, which a student inherits;"
+            " leave it out"
+        )
+    return inherited
+
+
+def inherited_license(source: TeacherSource) -> License:
+    """The licence that a teacher says it has: in its settings, or in its own model card.
 
     Raises:
         InputError: neither says one.
     """
     if source.license is not None:
-        return source.license
+        return License(source.license)
     remedy = "give the identifier that the Hub has for it: license=..."
     try:
         local = Path(source.location) / "README.md"
@@ -205,11 +246,11 @@ def inherited_license(source: TeacherSource) -> str:
         else:
             of = f"licence of teacher {source.path}"
             path = hub_file(source.path, "README.md", revision=source.revision, of=of)
-        found = ModelCard(path.read_text()).data.get("license")
-    except (InputError, OSError, ValueError) as error:
+        data = ModelCard(path.read_text()).data
+    except (InputError, OSError, ValueError, YAMLError) as error:
         raise InputError(
             f"teacher {source.path}: no card that says its licence ({first_line(error)}); {remedy}"
         ) from error
-    if not found:
+    if not data.get("license"):
         raise InputError(f"teacher {source.path}: its card says no licence; {remedy}")
-    return str(found)
+    return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))

@@ -16,11 +16,14 @@ _LOOKS: Final[Mapping[str, re.Pattern[str]]] = {
     "a Hub token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
     "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
     "a signed address": re.compile(r"X-(Amz|Goog)-Signature=", re.IGNORECASE),
+    "a signature of Azure": re.compile(r"[?&]sig=[\w%+/-]{20,}"),
     "a password in an address": re.compile(
-        r"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s:@]+@", re.IGNORECASE
+        r"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@]+@", re.IGNORECASE
     ),
-    "an authorization header": re.compile(
-        r"authorization\W{1,4}(bearer|basic|token)\s", re.IGNORECASE
+    "an authorization header": re.compile(r"authorization\W+(bearer|basic|token)\W", re.IGNORECASE),
+    "a key or password": re.compile(
+        r"(secret|api[_-]?key|access[_-]?(key|token)|passw(or)?d)\w*\W{0,2}[=:]\W{0,3}[\w+/-]{8,}",
+        re.IGNORECASE,
     ),
 }
 

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from bksdm import expected
 from bksdm.atomic import open_to_others
 from bksdm.errors import InputError
-from bksdm.export.about import About, write_about
+from bksdm.export.about import ABOUT, About, write_about
 from bksdm.export.original import write_original
 from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
 from bksdm.export.proof import Claim, prove
@@ -25,6 +25,7 @@ from bksdm.models.teacher import Teacher
 from bksdm.surgery.identity_mid import with_identity_mid
 
 FP16: Final = "fp16"
+STUDENT: Final = "student"  # of a run: the folder's name
 _NETWORKS: Final = ("unet", "vae", "text_encoder")
 
 
@@ -86,12 +87,11 @@ def export_student(
             nothing.
 
     Raises:
-        InputError: the folder holds something else, or the student has no such form.
+        InputError: the folder holds what we did not write, or the student has no such form.
         RuntimeError: what was written differs, in weights, config or output.
     """
-    settings = settings or ExportSettings()
-    if folder.exists() and not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder} exists and is no exported pipeline; choose another folder")
+    settings, folder = settings or ExportSettings(), folder.resolve()
+    _refuse_others(folder)
     if settings.single_file and not isinstance(student.config.layers_per_block, int):
         raise InputError(
             f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
@@ -153,13 +153,30 @@ def _same_answers(one: UNet2DConditionModel, other: UNet2DConditionModel, told: 
         raise RuntimeError(told)
 
 
+def _refuse_others(folder: Path) -> None:
+    """Only what we wrote may be replaced: a pipeline with our file in it, or a run's student."""
+    ours = (folder / ABOUT).is_file() or (
+        folder.name == STUDENT and (folder.parent / "config.yaml").is_file()
+    )
+    if folder.exists() and not ours:
+        raise InputError(
+            f"{folder} exists, and was not written by `bksdm export` (no {ABOUT} in it); choose"
+            " another folder"
+        )
+
+
 def _replace(folder: Path, new: Path) -> None:
     """Put a folder in another's place; between two renames there is none."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)
-    new.replace(folder)
+    try:
+        new.replace(folder)
+    except OSError:
+        if old.exists():
+            old.replace(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

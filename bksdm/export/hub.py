@@ -4,10 +4,9 @@ yet, so the same call again goes on where it was cut.
 The token is the client's business: it takes it from HF_TOKEN or the login.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -79,9 +78,15 @@ class Pushed:
     url: str
 
 
-def push(folder: Path, to: Destination, *, message: str) -> Pushed:
-    """Upload a folder as the content of a repository; files that are there and not in the folder
-    stay.
+def push(folder: Path, to: Destination, *, message: str, outdated: Sequence[str] = ()) -> Pushed:
+    """Upload a folder as the content of a repository.
+
+    Args:
+        folder: what goes.
+        to: where.
+        message: of the commit.
+        outdated: patterns of files that go from the repository if the folder has none of that name;
+            all others stay.
 
     Raises:
         InputError: it did not arrive; says why and what helps. The same call again goes on.
@@ -95,6 +100,8 @@ def push(folder: Path, to: Destination, *, message: str) -> Pushed:
     api = HfApi()
     with _told(to):
         _retried(lambda: _repository(api, to))
+        if to.tag is not None and to.tag in _tags(api, to):
+            raise InputError(f"tag={to.tag}: repo={to.repo} has one of that name; choose another")
         if to.revision is not None:
             branch = to.revision
             _retried(lambda: api.create_branch(to.repo, branch=branch, exist_ok=True))
@@ -104,6 +111,7 @@ def push(folder: Path, to: Destination, *, message: str) -> Pushed:
                 folder_path=folder,
                 revision=to.revision,
                 commit_message=message,
+                delete_patterns=list(outdated),
             )
         )
         if to.tag is not None:
@@ -119,16 +127,20 @@ def _repository(api: HfApi, to: Destination) -> None:
         )
 
 
+def _tags(api: HfApi, to: Destination) -> dict[str, str]:
+    """Commits by tag."""
+    refs = _retried(lambda: api.list_repo_refs(to.repo))
+    return {tag.name: tag.target_commit for tag in refs.tags}
+
+
 def _tag(api: HfApi, to: Destination, tag: str, commit: str) -> None:
-    try:
-        _retried(lambda: api.create_tag(to.repo, tag=tag, revision=commit, exist_ok=False))
-    except HfHubHTTPError as error:
-        if _status(error) != HTTPStatus.CONFLICT:
-            raise
+    # A tag that is there by now is ours: the answer to an earlier attempt was lost.
+    _retried(lambda: api.create_tag(to.repo, tag=tag, revision=commit, exist_ok=True))
+    if _tags(api, to).get(tag) != commit:
         raise InputError(
-            f"tag={tag}: repo={to.repo} has one of that name; choose another (the files have"
-            f" arrived, as commit {commit[:12]})"
-        ) from error
+            f"tag={tag}: somebody else has just taken it in repo={to.repo}; choose another (the"
+            f" files have arrived, as commit {commit[:12]})"
+        )
 
 
 def _retried(call: Callable[[], T]) -> T:

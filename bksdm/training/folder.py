@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
+from bksdm.evaluation.environment import without_home
 from bksdm.models.source import TeacherSource
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import LAST, PREVIOUS
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STARTS: Final = "starts.jsonl"
+_GROUPS: Final = ("teacher", "student", "method", "data", "optimizer", "trainer", "samples")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ class RunFolder:
             ) from error
         except yaml.YAMLError as error:
             raise InputError(f"{self.config}: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict) or not {"teacher", "student"} <= values.keys():
+        groups = [values.get(name) for name in _GROUPS] if isinstance(values, dict) else [None]
+        if not all(isinstance(group, dict) for group in groups):
             raise InputError(f"{self.config}: no configuration of `bksdm train`")
-        return values
+        return dict(values)
 
     def teacher(self) -> TeacherSource:
         """Where the run's teacher comes from.
@@ -63,7 +66,7 @@ class RunFolder:
         Raises:
             InputError: see `settings`.
         """
-        return _value(TeacherSource, self.settings()["teacher"])
+        return value_of(TeacherSource, self.settings()["teacher"])
 
     def plan(self) -> BlockPlan:
         """What the run's student keeps.
@@ -71,7 +74,7 @@ class RunFolder:
         Raises:
             InputError: see `settings`.
         """
-        return _value(BlockPlan, self.settings()["student"])
+        return value_of(BlockPlan, self.settings()["student"])
 
     def write_config(self, text: str) -> None:
         """Make the folder and write its configuration, all or nothing."""
@@ -131,7 +134,7 @@ class RunFolder:
     def note_start(self, step: int, environment: Mapping[str, Any]) -> None:
         """Keep what it is started with now."""
         with self._starts.open("a") as file:
-            file.write(json.dumps({"step": step, **environment}) + "\n")
+            file.write(without_home(json.dumps({"step": step, **environment})) + "\n")
 
     @property
     def _starts(self) -> Path:
@@ -195,7 +198,7 @@ def alone(lock_file: Path, *, seconds: float, taken: str) -> Iterator[None]:
         lock.release()
 
 
-def _value(kind: type[T], node: Mapping[str, Any]) -> T:
+def value_of(kind: type[T], node: Mapping[str, Any]) -> T:
     """A value from its settings, of this class whatever their `_target_` says."""
     try:
         return kind(**{name: value for name, value in node.items() if name != "_target_"})

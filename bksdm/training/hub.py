@@ -35,7 +35,7 @@ class HubSettings:
         license: as the Hub identifies it; None: the teacher's.
         datasets: Hub ids of the training data, for the card.
         checkpoint: push the Lightning checkpoint, too.
-        patience_minutes: how long the end of a finished run waits for what is still on its way.
+        patience_minutes: how long a push may take, and a finished run waits for the last.
     """
 
     repo: str
@@ -144,7 +144,11 @@ class HubUploads:
         """Push what is on disk now; the step that has arrived, or what went wrong."""
         try:
             self._process = self.start()
-            output, errors = self._process.communicate()
+            output, errors = self._process.communicate(timeout=60 * self.settings.patience_minutes)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            minutes = self.settings.patience_minutes
+            return None, f"a push did not end within {minutes:g} minutes"
         except OSError as error:  # no memory or no room for a process: the run goes on
             return None, f"{type(error).__name__}: {error}"
         found = _PUSHED.search(output)

@@ -8,11 +8,12 @@ from typing import Any, Final
 import torch
 from diffusers import UNet2DConditionModel
 
-from bksdm.evaluation.environment import without_home
-from bksdm.evaluation.results import read_results
+from bksdm.errors import InputError
+from bksdm.evaluation.fingerprint import fingerprint, part_hashes
+from bksdm.evaluation.results import ModelResult, read_results
 from bksdm.export.about import About, about_folder
-from bksdm.export.card import Card, card_text, inherited_license
-from bksdm.export.pipeline import folder_guidance
+from bksdm.export.card import Card, card_text, license_of
+from bksdm.export.pipeline import folder_guidance, load_pipeline
 from bksdm.models.cost import Cost, unet_cost
 from bksdm.models.source import EMBEDDED, TeacherSource, text_tokens, unet_config
 from bksdm.surgery.blocks import dropped_modules, empty_student, weight_map
@@ -61,8 +62,8 @@ class CardWishes:
     results: Sequence[Path] = ()
 
 
-def run_card(folder: RunFolder, wishes: CardWishes) -> str:
-    """The card of a run, finished or not.
+def run_card(folder: RunFolder, checkpoint: Path, wishes: CardWishes) -> str:
+    """The card of a run, finished or not, as it is at a checkpoint.
 
     Raises:
         InputError: no licence is known, or a file of the run cannot be read.
@@ -71,8 +72,9 @@ def run_card(folder: RunFolder, wishes: CardWishes) -> str:
     whole = unet_config(teacher)
     exported = (folder.student / "model_index.json").is_file()
     about = about_folder(folder.student) if exported else None
-    steps = about.step if about else int(read_checkpoint(folder.checkpoint)["global_step"])
-    results = [read_results(file) for file in _result_files(folder, wishes)]
+    content = read_checkpoint(checkpoint)
+    steps = int(content["global_step"])
+    results = _results(folder, wishes)
     costs = _costs(folder, teacher, whole, plan)
     times, machine = time_rows(results[0] if results else [])
     pictures = sorted(folder.samples.glob("step_*.png"))
@@ -81,14 +83,15 @@ def run_card(folder: RunFolder, wishes: CardWishes) -> str:
         Card(
             repository=wishes.repository,
             revision=wishes.revision,
-            license=wishes.license or inherited_license(teacher),
+            license=license_of(teacher, wanted=wishes.license),
             base_model=_hub_id(teacher),
             datasets=wishes.datasets,
-            summary=_summary(teacher, costs, steps),
+            summary=_summary(teacher, costs, settings, about.step if about else steps),
             teacher=_named(teacher),
             picture=f"samples/{pictures[-1].name}" if pictures else None,
             exported=exported,
             steps=steps,
+            student_steps=about.step if about else steps,
             weights_told=_WEIGHTS[about.weights] if about else _NOT_RECORDED,
             mid_told=_mid_told(plan, about),
             prompt=str(next(iter(settings["samples"]["prompts"]), "")),
@@ -101,7 +104,7 @@ def run_card(folder: RunFolder, wishes: CardWishes) -> str:
             costs=[*cost_rows(*costs), *times],
             machine=machine,
             results=[result_table(models) for models in results],
-            training=_training(settings, folder, steps),
+            training=_training(settings, content["bksdm"]["data"], steps),
             starts=[_start(each) for each in folder.starts()],
             limits=_SHAPES_LIMITS if shapes else _LIMITS,
         )
@@ -133,14 +136,25 @@ def _costs(
     return unet_cost(whole, tokens=tokens), unet_cost(small, tokens=tokens)
 
 
-def _summary(teacher: TeacherSource, costs: tuple[Cost, Cost], steps: int) -> str:
+def _summary(
+    teacher: TeacherSource, costs: tuple[Cost, Cost], settings: Mapping[str, Any], steps: int
+) -> str:
+    method = settings["method"]
+    weights = {name: value for name, value in method["weights"].items() if name != "_target_"}
+    began = (
+        "has the teacher's weights" if method["init"] == "teacher" else "began with fresh weights"
+    )
+    learnt = (
+        f"was distilled from the original for {steps:,} steps"
+        if any(value for name, value in weights.items() if name != "task")
+        else f"was trained for {steps:,} steps on the data alone, without distillation"
+    )
     before, after = (cost.parameters for cost in costs)
     return (
         f"A small text-to-image model: the U-Net of {_named(teacher)} with"
         f" {after / 1e6:.4g} M instead of {before / 1e6:.4g} M parameters"
-        f" ({100 * (after / before - 1):+.1f} %). Whole blocks were removed and the rest was"
-        f" distilled from the original for {steps:,} steps"
-        " ([BK-SDM](https://arxiv.org/abs/2305.15798)), with bksdm."
+        f" ({100 * (after / before - 1):+.1f} %). Whole blocks were removed; the rest {began}, and"
+        f" {learnt} ([BK-SDM](https://arxiv.org/abs/2305.15798)), with bksdm."
     )
 
 
@@ -168,13 +182,21 @@ def _dropped(whole: Mapping[str, Any], plan: BlockPlan) -> str:
     return ", ".join(f"`{name}`" for name in names) or "nothing"
 
 
-def _result_files(folder: RunFolder, wishes: CardWishes) -> list[Path]:
-    own = [folder.results] if folder.results.is_file() else []
-    return [*own, *wishes.results]
+def _results(folder: RunFolder, wishes: CardWishes) -> list[list[ModelResult]]:
+    """The run's own, and those that the user names; the last model of each is the student."""
+    own = [read_results(folder.results)] if folder.results.is_file() else []
+    others = [read_results(file) for file in wishes.results]
+    if others:
+        weights = fingerprint(part_hashes(load_pipeline(folder.student)))
+        for file, models in zip(wishes.results, others, strict=True):
+            if models[-1].weights != weights:
+                raise InputError(
+                    f"results={file} is of other weights than {folder.student}: evaluate that"
+                )
+    return [*own, *others]
 
 
-def _training(settings: Mapping[str, Any], folder: RunFolder, steps: int) -> str:
-    data = read_checkpoint(folder.checkpoint)["bksdm"]["data"]
+def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) -> str:
     shards = data["training"]["shards"].values()
     samples = sum(int(each.split()[1]) for each in shards)
     weights = ", ".join(
@@ -194,5 +216,5 @@ def _training(settings: Mapping[str, Any], folder: RunFolder, steps: int) -> str
 def _start(start: Mapping[str, Any]) -> str:
     commit = start.get("commit")
     at = f"commit {commit}" if commit else f"version {start['versions']['bksdm']}"
-    command = without_home(str(start["command"]))
+    command = " ".join(str(start["command"]).split())
     return f"{command}    # from step {start['step']}, {at}, {start['date'][:10]}"

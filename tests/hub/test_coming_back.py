@@ -49,7 +49,7 @@ def test_a_run_that_is_here_is_not_replaced(
     before = kept.stat().st_mtime_ns
     assert run_cli("train", f"resume=hf://{REPO}@v1") == 0
     told = capsys.readouterr().out
-    assert "going on from it, not from hf://user/tiny@v1" in told
+    assert "going on from it, not from hf://user/tiny@" in told
     assert kept.stat().st_mtime_ns == before
 
 
@@ -57,14 +57,16 @@ def test_a_requeued_job_starts_again_without_the_hub(
     run_cli: Cli, pushed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(pushed)
-    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 0
+    again = ["train", f"resume=hf://{REPO}@v1", "runs_dir=back", "name=mine"]
+    assert run_cli(*again) == 0
+    shutil.rmtree(Path("hf-home"), ignore_errors=True)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
         "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
     )
     capsys.readouterr()
-    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 0
+    assert run_cli(*again) == 0
     assert "is finished: 4 steps" in capsys.readouterr().out
 
 
@@ -87,6 +89,7 @@ def test_check_takes_what_is_resumed(
         (["resume=hf://user/tiny@v9"], "no revision 'v9'"),
         (["resume=hf://user"], "expected owner/name"),
         (["resume=hf://user/tiny", "student=tiny"], "student=: resume="),
+        (["resume=hf://user/tiny", "data=shards"], "data=: resume="),
         (["resume=hf://user/tiny", "optimizer.lr=1", "name=new"], "optimizer.lr"),
     ],
 )
@@ -107,7 +110,10 @@ def test_refusals_leave_nothing_behind(
     ("change", "words"),
     [
         ({"logger": {"extra": {"_target_": "os.system", "command": "true"}}}, "calls os.system"),
-        ({"data": {"shards": "pipe:touch owned"}}, "runs a command"),
+        ({"trainer": {"x": "${oc.create:{_target_: shutil.copyfile}}"}}, "would be resolved"),
+        ({"data": {"shards": ["${p}e:touch owned"]}}, "would be resolved"),
+        ({"samples": {"prompts": ["${oc.env:HOME}"]}}, "would be resolved"),
+        ({"data": {"shards": "pipe:touch owned", "cache": {"allow_pipe": True}}}, "allow_pipe"),
     ],
 )
 def test_a_strangers_settings_run_nothing(
@@ -124,9 +130,57 @@ def test_a_strangers_settings_run_nothing(
         settings[group] |= values
     text = yaml.safe_dump(settings).encode()
     HfApi().upload_file(path_or_fileobj=text, path_in_repo="config.yaml", repo_id=REPO)
-    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 2
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back", "trainer.max_steps=6") == 2
     assert words in capsys.readouterr().err
-    assert not Path("back").exists()
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", ".config/x", "/tmp/x", ""])
+def test_a_stranger_does_not_say_where_a_run_lies(
+    run_cli: Cli, pushed: Path, hub: Hub, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del hub
+    settings = yaml.safe_load((pushed / "config.yaml").read_text())
+    settings |= {"name": name, "runs_dir": "/nowhere/alice"}
+    text = yaml.safe_dump(settings).encode()
+    HfApi().upload_file(path_or_fileobj=text, path_in_repo="config.yaml", repo_id=REPO)
+    assert run_cli("train", f"resume=hf://{REPO}") == 2
+    assert "give name=" in capsys.readouterr().err
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back", "name=mine") == 0
+    assert (Path("back") / "mine" / "checkpoints" / "last.ckpt").exists()
+    assert not Path("/nowhere").exists()
+
+
+def test_who_is_told_of_a_run_is_said_here(run_cli: Cli, pushed: Path, hub: Hub) -> None:
+    settings = yaml.safe_load((pushed / "config.yaml").read_text())
+    settings["callbacks"] = {"hub": {"_target_": "bksdm.training.hub.HubSettings", "repo": REPO}}
+    text = yaml.safe_dump(settings).encode()
+    HfApi().upload_file(path_or_fileobj=text, path_in_repo="config.yaml", repo_id=REPO)
+    commits = len(hub.requests)
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 0
+    assert not [each for each in hub.requests[commits:] if each.startswith("POST")]
+    back = yaml.safe_load((Path("back") / "whole" / "config.yaml").read_text())
+    assert back["callbacks"]["hub"] is None
+
+
+def test_a_group_brings_only_what_may_change(run_cli: Cli, pushed: Path) -> None:
+    """trainer=cpu composes the defaults' 1,000 steps, too: the run keeps its own."""
+    shutil.rmtree(pushed)
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back", "trainer=cpu", "name=mine") == 0
+    settings = yaml.safe_load((Path("back") / "mine" / "config.yaml").read_text())
+    assert settings["trainer"]["max_steps"] == 4
+    assert settings["trainer"]["accelerator"] == "cpu"
+
+
+def test_a_folder_with_something_else_is_left_alone(
+    run_cli: Cli, pushed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del pushed
+    Path("back/whole").mkdir(parents=True)
+    (Path("back/whole") / "mine.txt").write_text("precious")
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert [path.name for path in Path("back/whole").iterdir()] == ["mine.txt"]
 
 
 def test_without_its_checkpoint_a_run_cannot_go_on(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
 
@@ -88,6 +89,8 @@ def test_branch_and_tag(push: Cli, hub: Hub, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert push("revision=trial", "tag=v1") == 2
     assert "tag=v1: repo=user/tiny has one of that name" in capsys.readouterr().err
+    assert push("revision=2", "tag=3.0") == 0  # YAML takes them for numbers
+    assert hub.files(REPO, "3.0") == hub.files(REPO, "2")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +192,14 @@ def test_no_token_gets_anywhere_but_to_the_hub(
         ("shards: https://me:secret@host/a.tar", "a password in an address"),
         ("shards: https://host/a.tar?X-Amz-Signature=0a1b", "a signed address"),
         ("shards: 'pipe:curl -H \"Authorization: Bearer abc\" host'", "an authorization header"),
+        ('shards: "curl -H Authorization:\n      Bearer abc host"', "an authorization header"),
+        ("shards: https://me:se:cret@host/a.tar", "a password in an address"),
+        ("logger: {api_key: 0123456789abcdef}", "a key or password"),
+        ("shards: AWS_SECRET_ACCESS_KEY=0123456789abcdef x", "a key or password"),
+        (
+            "shards: https://host/a.tar?sv=1&sig=abcdefghijklmnopqrstuvwxyz%3D",
+            "a signature of Azure",
+        ),
     ],
 )
 def test_credentials_among_the_files_are_refused(
@@ -235,12 +246,13 @@ def test_the_card_says_what_was_removed_and_how_it_was_made(push: Cli, hub: Hub)
         assert words in text, words
 
 
-def test_the_card_has_the_results_with_intervals(push: Cli, hub: Hub, whole: Path) -> None:
+def measured() -> dict[str, object]:
+    """A model of a results file."""
     score = {
         **{"name": "all right", "value": 0.875, "better": "higher", "n": 512, "low": 0.84},
         **{"high": 0.9, "interval": "Wilson", "deviation": None, "percent": True, "details": {}},
     }
-    model = {
+    return {
         **{
             "name": "student",
             "weights": "0",
@@ -250,7 +262,10 @@ def test_the_card_has_the_results_with_intervals(push: Cli, hub: Hub, whole: Pat
         **{"unet": {}, "plan": None, "environment": {}, "images": None, "suffix": ".png"},
         "curves": {},
     }
-    (whole / "results.json").write_text(json.dumps({"format": 1, "models": [model]}))
+
+
+def test_the_card_has_the_results_with_intervals(push: Cli, hub: Hub, whole: Path) -> None:
+    (whole / "results.json").write_text(json.dumps({"format": 1, "models": [measured()]}))
     assert push() == 0
     text = hub.files(REPO)["README.md"].decode()
     assert "| all right, % | 87.5 [84.0, 90.0] | 512 |" in text
@@ -303,7 +318,7 @@ def test_two_pushes_of_one_run_do_not_meet(
     with staged(RunFolder(whole), CardWishes(repository=REPO, license="mit")) as stage:
         assert push() == 2
         assert "is being pushed by another process" in capsys.readouterr().err
-        assert (stage / "README.md").exists()
+        assert "README.md" in stage.files
     assert not hub.requests
     assert push() == 0
 
@@ -317,5 +332,66 @@ def test_what_is_staged_stays_while_the_run_goes_on(whole: Path) -> None:
         new.replace(folder.checkpoint)
         with folder.metrics.open("a") as file:
             file.write("9,9\n")
-        kept = stage / "checkpoints" / "last.ckpt"
-        assert (kept.read_bytes(), (stage / "metrics.csv").read_bytes()) == before
+        kept = stage.files["checkpoints/last.ckpt"]
+        assert (kept.read_bytes(), stage.files["metrics.csv"].read_bytes()) == before
+
+
+def test_a_checkpoint_behind_a_link_goes_as_a_file(push: Cli, hub: Hub, whole: Path) -> None:
+    path = whole / "checkpoints" / "last.ckpt"
+    elsewhere = whole.parent / "scratch.ckpt"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert push() == 0
+    assert hub.files(REPO)["checkpoints/last.ckpt"] == elsewhere.read_bytes()
+
+
+def test_what_an_earlier_push_left_does_not_mislead(push: Cli, hub: Hub, whole: Path) -> None:
+    half = whole / "student" / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    shutil.copy(whole / "student" / "unet" / "diffusion_pytorch_model.safetensors", half)
+    assert push() == 0
+    assert f"unet/{half.name}" in hub.files(REPO)
+    half.unlink()
+    assert push("checkpoint=false") == 0
+    files = hub.files(REPO)
+    assert f"unet/{half.name}" not in files
+    assert "checkpoints/last.ckpt" not in files
+    assert "unet/diffusion_pytorch_model.safetensors" in files
+
+
+def test_another_licence_than_the_teachers_is_refused(
+    push: Cli, hub: Hub, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load((whole / "config.yaml").read_text())
+    settings["teacher"]["license"] = "openrail++"
+    (whole / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert push() == 2
+    assert "has openrail++, which a student inherits" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_results_of_another_model_are_refused(
+    push: Cli, hub: Hub, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps({"format": 1, "models": [measured()]}))
+    assert push(f"results=[{file}]") == 2
+    assert "is of other weights" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_data_sets_without_an_owner_are_refused_before_anything_is_sent(
+    push: Cli, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push("datasets=['a b']") == 2
+    assert "datasets=" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_a_run_that_went_on_says_both_steps(run_cli: Cli, whole: Path) -> None:
+    path = whole / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["global_step"] = 9
+    torch.save(content, path)
+    assert run_cli("push", f"run={whole}", f"repo={REPO}", "license=mit", "dry_run=true") == 0
+    card = (whole / "README.md").read_text()
+    assert "after 4 steps. The run has gone on since: its checkpoint is of step 9." in card
