@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from bksdm.cli import cost_tables, run_cost
 from bksdm.cli.config import built, number, optional_number, switch
 from bksdm.cli.holds import Holds, held_by
+from bksdm.cli.hub import check_hub
 from bksdm.cli.planned import Complaints, Planned, planned
 from bksdm.cli.resume import resumed
 from bksdm.cli.run_problems import Known, run_problems
@@ -57,6 +58,7 @@ def run(config: DictConfig) -> int:
     complaints.notes += shard_notes(splits)
     parts: list[Part] = []
     if not config.only_shards:
+        complaints.attempt(partial(check_hub, config))
         parts = _run_parts(planned(config, complaints), splits, complaints)
     seconds = time.monotonic() - begin
     if config.format == "json":

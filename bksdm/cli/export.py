@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from bksdm.cli.config import built
 from bksdm.errors import InputError
 from bksdm.export.folder import ExportSettings, export_student
+from bksdm.export.pipeline import folder_guidance
 from bksdm.models.address import hub_address
 from bksdm.models.hub import hub_folder
 from bksdm.models.source import TeacherSource
@@ -85,16 +86,17 @@ def _guidance(settings: Mapping[str, Any]) -> float | None:
 
 
 def _of_checkpoint(path: Path) -> Origin:
-    """A checkpoint without its run: it knows its teacher, but not how that is sampled."""
+    """A checkpoint without its run: it knows its teacher, whose guidance the student takes."""
     teacher = read_checkpoint(path)["bksdm"]["teacher"]
     if teacher["weights"] == "random":
         raise InputError(
             f"checkpoint {path} is of a dry run on a teacher with random weights, which its run"
             " alone knows; give run=, too"
         )
+    source = value_of(TeacherSource, {"name": Path(teacher["path"]).name, **teacher})
     return Origin(
         checkpoint=path,
-        teacher=value_of(TeacherSource, {"name": Path(teacher["path"]).name, **teacher}),
-        guidance=None,
+        teacher=source,
+        guidance=folder_guidance(Path(source.location)),
         out=None,
     )

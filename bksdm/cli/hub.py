@@ -14,6 +14,7 @@ from bksdm.cli.config import built
 from bksdm.cli.launch import quoted
 from bksdm.errors import InputError
 from bksdm.export.card import license_of
+from bksdm.export.hub import access_problem
 from bksdm.models.source import TeacherSource
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
@@ -22,23 +23,43 @@ from bksdm.training.hub import HubSettings, HubUploads
 log = logging.getLogger(__name__)
 
 
-def hub_uploads(config: DictConfig, folder: RunFolder, *, first: bool) -> HubUploads | None:
-    """What pushes a run while it trains: in the first process, if it is wanted.
+def check_hub(config: DictConfig) -> HubSettings | None:
+    """Whether a run can be pushed as it is wanted, as far as asking can tell.
 
     Raises:
-        InputError: the settings are none. That the Hub cannot be asked is only warned of.
+        InputError: the settings are none, the token is of somebody else, or no licence is known.
     """
     node = config.callbacks.hub
     if node is None:
         return None
     settings = built(node, HubSettings)
-    if not first:
-        return None
+    problem = access_problem(settings.destination)
+    if problem is not None:
+        raise InputError(f"callbacks.hub.{problem}")
     try:
         license_of(built(config.teacher, TeacherSource), wanted=settings.license)
     except InputError as error:
-        told = str(error).replace("license=", "callbacks.hub.license=")
-        log.warning("hub: %s; until then nothing is pushed", told)
+        raise InputError(str(error).replace("license=", "callbacks.hub.license=")) from error
+    return settings
+
+
+def hub_uploads(config: DictConfig, folder: RunFolder, *, first: bool) -> HubUploads | None:
+    """What pushes a run while it trains: in the first process, if it is wanted.
+
+    Raises:
+        InputError: it cannot be pushed, and is only about to begin; one that goes on goes on.
+    """
+    if config.callbacks.hub is None:
+        return None
+    settings = built(config.callbacks.hub, HubSettings)
+    if not first:
+        return None
+    try:
+        check_hub(config)
+    except InputError as error:
+        if not folder.begun:
+            raise
+        log.warning("hub: %s; the run goes on", error)
     return HubUploads(partial(_start, settings, folder), settings, folder)
 
 

@@ -9,6 +9,7 @@ from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.evaluation.report import table
 from bksdm.export.hub import Destination, push
+from bksdm.models.address import SCHEME
 from bksdm.training.folder import RunFolder
 from bksdm.training.hub import PUSHED
 from bksdm.training.publish import CARD, outdated, staged
@@ -25,6 +26,8 @@ def run(config: DictConfig) -> int:
         for name in ("revision", "tag", "license")
     )
     to = Destination(repo=str(config.repo), revision=revision, tag=tag, private=config.private)
+    if str(config.run).startswith(SCHEME):
+        raise InputError(f"run={config.run}: expected a run that lies here, such as runs/NAME")
     folder = RunFolder(Path(str(config.run)).expanduser())
     folder.settings()
     wishes = CardWishes(
@@ -35,6 +38,8 @@ def run(config: DictConfig) -> int:
         checkpoint=config.checkpoint,
         results=[Path(file).expanduser() for file in _texts(config, "results")],
     )
+    if not (folder.student / "model_index.json").exists():
+        print(f"no {folder.student} yet: only checkpoint and logs go (`bksdm export` makes it)")
     with staged(folder, wishes) as stage:
         sizes = {name: path.stat().st_size for name, path in stage.files.items()}
         total = f"{len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB"
@@ -47,6 +52,8 @@ def run(config: DictConfig) -> int:
             return 0
         print(f"{total} to {to.address}", flush=True)
         done = push(stage.path, to, message=f"step {stage.step}", outdated=outdated(folder))
+    if done.private and not to.private:
+        print(f"repo={to.repo} was private, and stays so: its settings on the Hub publish it")
     print(PUSHED.format(step=stage.step, url=done.url, commit=done.commit[:12]))
     if (folder.student / "model_index.json").exists():
         print(f"load:   StableDiffusionPipeline.from_pretrained({_pretrained(to)})")
@@ -62,6 +69,4 @@ def _pretrained(to: Destination) -> str:
 
 def _texts(config: DictConfig, name: str) -> Sequence[str]:
     given = config[name]
-    if not isinstance(given, ListConfig):
-        raise InputError(f"{name}={given}: expected a list, such as {name}=[a,b]")
-    return tuple(str(each) for each in given)
+    return tuple(str(each) for each in (given if isinstance(given, ListConfig) else [given]))

@@ -95,6 +95,7 @@ class Card:
         picture: path of the sample grid in the repository.
         exported: whether the diffusers folder is there.
         steps: of the checkpoint.
+        max_steps: that the run is to have.
         student_steps: of the exported student, which may be older; None if there is none.
         weights_told: average or raw, in words.
         mid_told: a sentence on the mid block.
@@ -124,6 +125,7 @@ class Card:
     starts: Sequence[str]
     limits: str
     steps: int
+    max_steps: int
     student_steps: int | None = None
     revision: str | None = None
     base_model: str | None = None

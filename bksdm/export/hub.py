@@ -22,7 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.export.credentials import refuse_credentials
-from bksdm.models.address import HubAddress, check_repository
+from bksdm.models.address import SCHEME, HubAddress, check_repository
 from bksdm.models.hub import TRANSPORT, first_line
 
 T = TypeVar("T")
@@ -61,7 +61,8 @@ class Destination:
     private: bool = True
 
     def __post_init__(self) -> None:
-        check_repository(self.repo, of="repo=")
+        object.__setattr__(self, "repo", self.repo.removeprefix(SCHEME))
+        check_repository(self.repo, of=f"repo={self.repo}")
         expected.switch("private", self.private)
 
     @property
@@ -72,10 +73,32 @@ class Destination:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What has arrived: the commit, and where it can be looked at."""
+    """What has arrived: the commit, where it can be looked at, and by whom."""
 
     commit: str
     url: str
+    private: bool
+
+
+def access_problem(to: Destination) -> str | None:
+    """Why a push there would be refused, as far as asking can tell; None also where the Hub cannot
+    be asked.
+    """
+    where = f"repo={to.repo}"
+    if get_token() is None:
+        return f"{where}: {_ADVICE[401]}"
+    try:
+        me = HfApi().whoami()
+    except HfHubHTTPError as error:
+        if _status(error) in (401, 403):
+            return f"{where}: the Hub does not take this token; {_ADVICE[401]}"
+        return None
+    except (TRANSPORT, OSError, ValueError):
+        return None
+    owners = [str(me.get("name")), *(str(each.get("name")) for each in me.get("orgs", ()))]
+    if to.repo.partition("/")[0] not in owners:
+        return f"{where}: the token is of {', '.join(owners)}; expected a repository of theirs"
+    return None
 
 
 def push(folder: Path, to: Destination, *, message: str, outdated: Sequence[str] = ()) -> Pushed:
@@ -99,7 +122,7 @@ def push(folder: Path, to: Destination, *, message: str, outdated: Sequence[str]
     refuse_credentials(files, secret=get_token())
     api = HfApi()
     with _told(to):
-        _retried(lambda: _repository(api, to))
+        private = _retried(lambda: _repository(api, to))
         if to.tag is not None and to.tag in _tags(api, to):
             raise InputError(f"tag={to.tag}: repo={to.repo} has one of that name; choose another")
         if to.revision is not None:
@@ -116,15 +139,18 @@ def push(folder: Path, to: Destination, *, message: str, outdated: Sequence[str]
         )
         if to.tag is not None:
             _tag(api, to, to.tag, done.oid)
-    return Pushed(done.oid, f"{api.endpoint}/{to.repo}")
+    return Pushed(done.oid, f"{api.endpoint}/{to.repo}", private=private)
 
 
-def _repository(api: HfApi, to: Destination) -> None:
+def _repository(api: HfApi, to: Destination) -> bool:
+    """Make it if it is not there; whether it is private."""
     api.create_repo(to.repo, private=to.private, exist_ok=True)
-    if to.private and not api.repo_info(to.repo).private:
+    private = bool(api.repo_info(to.repo).private)
+    if to.private and not private:
         raise InputError(
             f"repo={to.repo} is public, and private=true; say private=false to publish there"
         )
+    return private
 
 
 def _tags(api: HfApi, to: Destination) -> dict[str, str]:

@@ -45,4 +45,4 @@ def check_repository(repository: str, *, of: str) -> None:
         InputError: it begins with `of`.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise InputError(f"{of}: {repository!r} is no repository; expected owner/name")
+        raise InputError(f"{of}: expected owner/name")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bksdm import expected
+from bksdm.errors import InputError
 from bksdm.export.hub import Destination
 from bksdm.training.folder import RunFolder
 
@@ -38,7 +39,7 @@ class HubSettings:
         patience_minutes: how long a push may take, and a finished run waits for the last.
     """
 
-    repo: str
+    repo: str | None
     every_n_steps: int
     revision: str | None = None
     private: bool = True
@@ -48,6 +49,8 @@ class HubSettings:
     patience_minutes: float = 30
 
     def __post_init__(self) -> None:
+        if self.repo is None:
+            raise InputError("callbacks.hub.repo= is missing; expected owner/name")
         expected.count("callbacks.hub.every_n_steps", self.every_n_steps, least=1)
         expected.number("callbacks.hub.patience_minutes", self.patience_minutes, least=0)
         expected.switch("callbacks.hub.checkpoint", self.checkpoint)
@@ -56,7 +59,7 @@ class HubSettings:
     @property
     def destination(self) -> Destination:
         """Where it goes."""
-        return Destination(repo=self.repo, revision=self.revision, private=self.private)
+        return Destination(repo=str(self.repo), revision=self.revision, private=self.private)
 
 
 class HubUploads:
@@ -109,6 +112,7 @@ class HubUploads:
         why = problem or "the rest was still on its way"
         again = f"bksdm push run={self.folder.path} repo={to.repo}"
         again += f" revision={to.revision}" * (to.revision is not None)
+        again += f" license={self.settings.license or 'ID'}" * ("license=" in (problem or ""))
         return (
             f"hub: of step {step}, {there} has arrived in {to.address} ({why}); `{again}` sends it"
         )

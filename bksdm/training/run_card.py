@@ -76,7 +76,8 @@ def run_card(folder: RunFolder, checkpoint: Path, wishes: CardWishes) -> str:
     steps = int(content["global_step"])
     results = _results(folder, wishes)
     costs = _costs(folder, teacher, whole, plan)
-    times, machine = time_rows(results[0] if results else [])
+    changed = bool(about and about.export.get("identity_mid"))  # costs more than what was timed
+    times, machine = time_rows(results[0] if results and not changed else [])
     pictures = sorted(folder.samples.glob("step_*.png"))
     shapes = teacher.path.startswith(EMBEDDED)
     return card_text(
@@ -91,6 +92,7 @@ def run_card(folder: RunFolder, checkpoint: Path, wishes: CardWishes) -> str:
             picture=f"samples/{pictures[-1].name}" if pictures else None,
             exported=exported,
             steps=steps,
+            max_steps=int(settings["trainer"]["max_steps"]),
             student_steps=about.step if about else steps,
             weights_told=_WEIGHTS[about.weights] if about else _NOT_RECORDED,
             mid_told=_mid_told(plan, about),

@@ -26,6 +26,13 @@ from bksdm.surgery.blocks import remove_blocks
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
 
 HERE = ExportSettings(fresh_process=False)
+ABOUT_IT = About(
+    weights="raw",
+    step=7,
+    plan={},
+    teacher={"path": "a", "unet": {"block_out_channels": [8]}},
+    versions={"torch": "2"},
+)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,7 @@ def test_an_old_export_stays_until_the_new_one_is_proven(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = remove_blocks(teacher.unet, plan=SMALL)
-    export_student(teacher, student, tmp_path / "student", settings=HERE)
+    export_student(teacher, student, tmp_path / "student", settings=HERE, about=ABOUT_IT)
     before = (tmp_path / "student" / "model_index.json").stat().st_mtime_ns
 
     def fail(*_: object) -> None:
@@ -121,6 +128,24 @@ def test_an_old_export_stays_until_the_new_one_is_proven(
         export_student(teacher, student, tmp_path / "student", settings=HERE)
     assert (tmp_path / "student" / "model_index.json").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_an_old_export_is_replaced(teacher: Teacher, tmp_path: Path) -> None:
+    for plan in (SMALL, TINY):
+        student = remove_blocks(teacher.unet, plan=plan)
+        export_student(teacher, student, tmp_path / "s", settings=HERE, about=ABOUT_IT)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert len(load_pipeline(tmp_path / "s").unet.down_blocks) == TINY.stages
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "mine.txt"])
+def test_what_we_did_not_write_is_not_replaced(teacher: Teacher, tmp_path: Path, file: str) -> None:
+    """Not even another pipeline, such as the teacher's own."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / file).write_text("{}")
+    with pytest.raises(InputError, match="choose another folder"):
+        export_student(teacher, teacher.unet, tmp_path / "s", settings=HERE, about=ABOUT_IT)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [file]
 
 
 def test_a_changed_weight_is_noticed_here(teacher: Teacher, tmp_path: Path) -> None:
@@ -165,12 +190,11 @@ def test_uneven_stages_have_no_single_file(teacher: Teacher, tmp_path: Path) -> 
 
 def test_a_folder_says_where_it_comes_from(teacher: Teacher, tmp_path: Path) -> None:
     student = remove_blocks(teacher.unet, plan=SMALL)
-    about = About(weights="raw", step=7, plan={}, teacher={"path": "a"}, versions={"torch": "2"})
-    export_student(teacher, student, tmp_path / "s", settings=HERE, about=about)
+    export_student(teacher, student, tmp_path / "s", settings=HERE, about=ABOUT_IT)
     found = about_folder(tmp_path / "s")
     assert found is not None
     assert found.export["fresh_process"] is False
-    assert replace(found, export={}) == about
+    assert replace(found, export={}) == ABOUT_IT
     (tmp_path / "s" / ABOUT).write_text("{}")
     with pytest.raises(InputError, match="export again"):
         about_folder(tmp_path / "s")

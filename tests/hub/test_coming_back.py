@@ -109,7 +109,7 @@ def test_refusals_leave_nothing_behind(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"logger": {"extra": {"_target_": "os.system", "command": "true"}}}, "calls os.system"),
+        ({"protocol": {"_target_": "os.system", "command": "touch owned"}}, "calls os.system"),
         ({"trainer": {"x": "${oc.create:{_target_: shutil.copyfile}}"}}, "would be resolved"),
         ({"data": {"shards": ["${p}e:touch owned"]}}, "would be resolved"),
         ({"samples": {"prompts": ["${oc.env:HOME}"]}}, "would be resolved"),
@@ -127,7 +127,7 @@ def test_a_strangers_settings_run_nothing(
     del hub
     settings = yaml.safe_load((pushed / "config.yaml").read_text())
     for group, values in change.items():
-        settings[group] |= values
+        settings[group] = (settings[group] or {}) | values
     text = yaml.safe_dump(settings).encode()
     HfApi().upload_file(path_or_fileobj=text, path_in_repo="config.yaml", repo_id=REPO)
     assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back", "trainer.max_steps=6") == 2

@@ -291,7 +291,8 @@ def test_a_teacher_without_a_licence_wants_one(
         (["repo=tiny"], "expected owner/name"),
         (["run=nowhere"], "expected a run's folder"),
         (["dry_run=maybe"], "dry_run"),
-        (["datasets=a"], "expected a list"),
+        (["run=hf://user/tiny"], "expected a run that lies here"),
+        (["repo=hf://tiny"], "expected owner/name"),
         (["results=[none.json]"], "none.json"),
     ],
 )

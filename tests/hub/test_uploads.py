@@ -67,7 +67,8 @@ def test_a_training_does_not_need_the_hub(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}.items():
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_any"}
+    for name, value in away.items():
         monkeypatch.setenv(name, value)
     assert run_cli(*tiny_run, *HUB) == 0
     told = capsys.readouterr().out
@@ -156,10 +157,42 @@ def test_pushes_follow_the_interval(run: RunFolder, monkeypatch: pytest.MonkeyPa
     assert asked == [12, 20]
 
 
+@pytest.mark.parametrize("verb", ["train", "check"])
+@pytest.mark.parametrize(
+    ("token", "arguments", "words"),
+    [
+        ("hf_wrong", [], "does not take this token"),
+        ("", [], "wants a token"),
+        (None, ["callbacks.hub.repo=stranger/x"], "expected a repository of theirs"),
+        (None, ["callbacks.hub.license=null"], "callbacks.hub.license="),
+    ],
+    ids=["wrong", "none", "stranger", "licence"],
+)
+def test_what_the_hub_would_refuse_is_said_before_anything_is_trained(
+    run_cli: Cli,
+    hub: Hub,
+    tiny_run: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    token: str | None,
+    arguments: list[str],
+    words: str,
+) -> None:
+    del hub
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    extra = ["rehearsal=0", "shards=none"] if verb == "check" else []
+    assert run_cli(verb, *tiny_run[1:], *HUB, *arguments, *extra) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
         ("callbacks.hub.repo=tiny", "expected owner/name"),
+        ("callbacks.hub.repo=null", "callbacks.hub.repo= is missing"),
         ("callbacks.hub.every_n_steps=0", "every_n_steps"),
         ("callbacks.hub.private=maybe", "private"),
     ],
