@@ -18,10 +18,12 @@ PROMPT: Final = "a big red circle on a white background"
 STEPS: Final = 2
 SEED: Final = 0
 GUIDANCE: Final = 2.0  # above 1, so that both answers of the U-Net count
+SIDE: Final = 256  # pixels at most: a larger picture takes longer and proves no more
 
 
 def picture(pipeline: StableDiffusionPipeline) -> NDArray[np.float32]:
     """One picture (1, H, W, 3), unrounded, in [0, 1]."""
+    side = min(SIDE, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         for parameter in part.parameters():
             # Weights mapped from a file may lie unaligned, where CPU kernels round otherwise; and
@@ -34,6 +36,8 @@ def picture(pipeline: StableDiffusionPipeline) -> NDArray[np.float32]:
     try:
         drawn = pipeline(
             PROMPT,
+            height=side,
+            width=side,
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(SEED),
