@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from bksdm.cli.config import built
 from bksdm.cli.launch import quoted
 from bksdm.errors import InputError
-from bksdm.export.card import license_of
 from bksdm.export.hub import access_problem
+from bksdm.export.license import license_of
 from bksdm.models.source import TeacherSource
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder

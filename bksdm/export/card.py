@@ -6,7 +6,6 @@ Knows the Hub's card format. Knows nothing of runs: all it says is given, as `Ca
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from yaml import YAMLError
 
 from bksdm.errors import InputError
+from bksdm.export.license import License
 from bksdm.models.address import check_repository
-from bksdm.models.hub import first_line, hub_file
-from bksdm.models.source import EMBEDDED, TeacherSource
+from bksdm.models.hub import first_line
 
 TAGS: Final = ("bk-sdm", "stable-diffusion", "distillation", "pruned")
 TASK: Final = "text-to-image"
@@ -69,15 +68,6 @@ class ResultTable:
     verdicts: tuple[str, ...]
     environment: str
     measured: tuple[Measured, ...]
-
-
-@dataclass(frozen=True)
-class License:
-    """A licence as the Hub identifies it; one that it calls "other" has a name and a link."""
-
-    id: str
-    name: str | None = None
-    link: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,53 +196,3 @@ def check_card(text: str) -> None:
         raise InputError(f"the model card's metadata: {first_line(error)}") from error
     for name in data.get("datasets") or ():
         check_repository(str(name), of="datasets=")
-
-
-def license_of(source: TeacherSource, *, wanted: str | None) -> License:
-    """The licence of a teacher's student, which inherits it.
-
-    Args:
-        source: the teacher.
-        wanted: what the user says it is, for a teacher that says nothing.
-
-    Raises:
-        InputError: neither says one, or they differ.
-    """
-    if wanted is None:
-        return inherited_license(source)
-    try:
-        inherited = inherited_license(source)
-    except InputError:
-        return License(wanted)
-    if inherited.id != wanted:
-        raise InputError(
-            f"license={wanted}: teacher {source.path} has {inherited.id}, which a student inherits;"
-            " leave it out"
-        )
-    return inherited
-
-
-def inherited_license(source: TeacherSource) -> License:
-    """The licence that a teacher says it has: in its settings, or in its own model card.
-
-    Raises:
-        InputError: neither says one.
-    """
-    if source.license is not None:
-        return License(source.license)
-    remedy = "give the identifier that the Hub has for it: license=..."
-    try:
-        local = Path(source.location) / "README.md"
-        if source.path.startswith(EMBEDDED) or Path(source.location).is_dir():
-            path = local
-        else:
-            of = f"licence of teacher {source.path}"
-            path = hub_file(source.path, "README.md", revision=source.revision, of=of)
-        data = ModelCard(path.read_text()).data
-    except (InputError, OSError, ValueError, YAMLError) as error:
-        raise InputError(
-            f"teacher {source.path}: no card that says its licence ({first_line(error)}); {remedy}"
-        ) from error
-    if not data.get("license"):
-        raise InputError(f"teacher {source.path}: its card says no licence; {remedy}")
-    return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from bksdm.evaluation.report import number, score_cell, verdicts
 from bksdm.evaluation.results import ModelResult
+from bksdm.evaluation.score import Better
 from bksdm.export.card import CostRow, Measured, ResultRow, ResultTable
 from bksdm.models.cost import Cost
 
@@ -34,7 +35,7 @@ def time_rows(models: Sequence[ModelResult]) -> tuple[list[CostRow], str]:
     beside = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] of the teacher's"
     speed = last.speed
     assert speed is not None
-    machine = "{name} ({device}, {threads} threads), torch {torch}".format(**speed["machine"])
+    machine = "{name} ({device}, threads: {threads}), torch {torch}".format(**speed["machine"])
     return [CostRow("ms of a U-Net call", before, after, beside)], machine
 
 
@@ -57,7 +58,8 @@ def result_table(models: Sequence[ModelResult]) -> ResultTable:
         found = [score for model in models if (score := model.score(name)) is not None]
         ns = " / ".join(map(str, sorted({score.n for score in found})))
         cells = tuple(score_cell(model.score(name)) for model in models)
-        rows.append(ResultRow(f"{name}{', %' * found[0].percent}", cells, ns))
+        lower = " (lower is better)" * (found[0].better is Better.LOWER)
+        rows.append(ResultRow(f"{name}{', %' * found[0].percent}{lower}", cells, ns))
     sampling = student.protocol.get("settings", {}).get("sampling", {})
     told = [f"{name} {sampling[name]}" for name in _SAMPLING if sampling.get(name) is not None]
     protocol = str(student.protocol["name"])

@@ -12,7 +12,8 @@ from bksdm.errors import InputError
 from bksdm.evaluation.fingerprint import fingerprint, part_hashes
 from bksdm.evaluation.results import ModelResult, read_results
 from bksdm.export.about import About, about_folder
-from bksdm.export.card import Card, card_text, license_of
+from bksdm.export.card import Card, card_text
+from bksdm.export.license import license_of
 from bksdm.export.pipeline import folder_guidance, load_pipeline
 from bksdm.models.cost import Cost, unet_cost
 from bksdm.models.source import EMBEDDED, TeacherSource, text_tokens, unet_config
