@@ -80,9 +80,10 @@ def _origin(config: DictConfig) -> Origin:
 
 
 def _guidance(settings: Mapping[str, Any]) -> float | None:
-    sampling = settings["samples"].get("sampling")
-    guidance = sampling.get("guidance") if isinstance(sampling, Mapping) else None
-    return None if guidance is None else float(guidance)
+    found: Any = settings
+    for name in ("samples", "sampling", "guidance"):  # plain values: nothing is resolved
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _of_checkpoint(path: Path) -> Origin:

@@ -66,6 +66,9 @@ def _merged(
     run: DictConfig, config: DictConfig, given: list[str], address: HubAddress
 ) -> DictConfig:
     """The run's settings with those of here in them."""
+    for name, node in config.items():
+        if isinstance(node, DictConfig) and not isinstance(run.get(name, {}), DictConfig | None):
+            raise InputError(f"resume={address}: its {name!s} is no group of settings")
     groups = [name for name in given if "." not in name and isinstance(config[name], DictConfig)]
     for name in groups:
         if name not in (*_PARTLY, *_WHOLLY):

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STARTS: Final = "starts.jsonl"
-_GROUPS: Final = ("teacher", "student", "method", "data", "optimizer", "trainer", "samples")
+_GROUPS: Final = ("teacher", "student")
 
 
 @dataclass(frozen=True)

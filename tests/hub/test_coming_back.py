@@ -135,6 +135,18 @@ def test_a_strangers_settings_run_nothing(
     assert not Path("owned").exists()
 
 
+def test_settings_of_another_shape_are_refused(
+    run_cli: Cli, pushed: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del hub
+    settings = yaml.safe_load((pushed / "config.yaml").read_text()) | {"optimizer": 3}
+    text = yaml.safe_dump(settings).encode()
+    HfApi().upload_file(path_or_fileobj=text, path_in_repo="config.yaml", repo_id=REPO)
+    assert run_cli("train", f"resume=hf://{REPO}", "runs_dir=back") == 2
+    assert "its optimizer is no group of settings" in capsys.readouterr().err
+    assert not Path("back").exists()
+
+
 @pytest.mark.parametrize("name", ["../elsewhere", ".config/x", "/tmp/x", ""])
 def test_a_stranger_does_not_say_where_a_run_lies(
     run_cli: Cli, pushed: Path, hub: Hub, name: str, capsys: pytest.CaptureFixture[str]
