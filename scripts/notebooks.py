@@ -94,7 +94,6 @@ def environment(*, jobs: int) -> dict[str, str]:
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     return {
-        "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         # As `bksdm` has it; and bars that move are no text to read afterwards.
         "TRANSFORMERS_VERBOSITY": "error",
@@ -102,6 +101,8 @@ def environment(*, jobs: int) -> dict[str, str]:
         "TQDM_DISABLE": "1",
         "PYTHONWARNINGS": "ignore:IProgress not found",
         **os.environ,
+        # Whatever was wanted for one process: two of two threads on two cores took 50 times as long.
+        "OMP_NUM_THREADS": str(threads),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
 
