@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from scripts.notebooks import read, sources, stripped, text
+from scripts.notebooks import environment, read, sources, stripped, text
 
 NOTEBOOKS = sources([])
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -80,3 +80,11 @@ def test_what_it_imports_is_there(path: Path) -> None:
     for module, names in imports:
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name), (module, name)
+
+
+def test_kernels_share_the_cores_whatever_one_process_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert environment(jobs=2)["OMP_NUM_THREADS"] == "2"
