@@ -1,9 +1,8 @@
 """bksdm export."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from omegaconf import DictConfig
 
@@ -17,8 +16,9 @@ from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
 from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
 from bksdm.training.folder import RunFolder, value_of
+from bksdm.training.publish import CHECKPOINT
 
-_ON_THE_HUB: Final = ("config.yaml", "checkpoints/last.ckpt")  # what is needed of a run there
+_ON_THE_HUB: Final = ("config.yaml", CHECKPOINT)  # what is needed of a run there
 _WHAT: Final = "run=runs/NAME, run=hf://owner/name, or checkpoint=FILE"
 
 
@@ -74,16 +74,9 @@ def _origin(config: DictConfig) -> Origin:
     return Origin(
         checkpoint=Path(config.checkpoint).expanduser() if config.checkpoint else folder.checkpoint,
         teacher=folder.teacher(),
-        guidance=_guidance(folder.settings()),
+        guidance=folder.guidance(),
         out=folder.student if address is None else None,
     )
-
-
-def _guidance(settings: Mapping[str, Any]) -> float | None:
-    found: Any = settings
-    for name in ("samples", "sampling", "guidance"):  # plain values: nothing is resolved
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return float(found) if isinstance(found, int | float) else None
 
 
 def _of_checkpoint(path: Path) -> Origin:

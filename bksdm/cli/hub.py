@@ -23,7 +23,7 @@ from bksdm.training.hub import HubSettings, HubUploads
 log = logging.getLogger(__name__)
 
 
-def check_hub(config: DictConfig) -> HubSettings | None:
+def check_hub(config: DictConfig) -> None:
     """Whether a run can be pushed as it is wanted, as far as asking can tell.
 
     Raises:
@@ -31,7 +31,7 @@ def check_hub(config: DictConfig) -> HubSettings | None:
     """
     node = config.callbacks.hub
     if node is None:
-        return None
+        return
     settings = built(node, HubSettings)
     problem = access_problem(settings.destination)
     if problem is not None:
@@ -40,7 +40,6 @@ def check_hub(config: DictConfig) -> HubSettings | None:
         license_of(built(config.teacher, TeacherSource), wanted=settings.license)
     except InputError as error:
         raise InputError(str(error).replace("license=", "callbacks.hub.license=")) from error
-    return settings
 
 
 def hub_uploads(config: DictConfig, folder: RunFolder, *, first: bool) -> HubUploads | None:

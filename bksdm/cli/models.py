@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 from diffusers import StableDiffusionPipeline
-from omegaconf import DictConfig, OmegaConf
 
 from bksdm.errors import InputError
 from bksdm.export.about import ABOUT, about_folder
@@ -25,7 +24,6 @@ from bksdm.surgery.plan import BlockPlan
 from bksdm.training.folder import RunFolder
 
 EMBEDDED: Final = "shapes"
-_GUIDANCE: Final = "samples.sampling.guidance"
 _POINTS: Final = 300  # of a curve
 
 
@@ -106,9 +104,9 @@ def guidance_of(name: str) -> float | None:
     Raises:
         InputError: no such folder, or what it says is no number.
     """
-    settings = run_settings(name)
-    if settings is not None and (found := OmegaConf.select(settings, _GUIDANCE)) is not None:
-        return float(found)
+    folder = RunFolder(Path(name))
+    if folder.config.exists() and (found := folder.guidance()) is not None:
+        return found
     return folder_guidance(_folder_with(SAMPLING, location(name)))
 
 
@@ -133,12 +131,11 @@ def named_model(name: str) -> NamedModel:
     """
     place = location(name)
     load = partial(_loaded, place)
-    settings = run_settings(name)
-    if settings is None:
+    folder = RunFolder(Path(name))
+    if not folder.config.exists():
         about = about_folder(_folder_with(ABOUT, place))
         kept = None if about is None else {**about.plan, "teacher": about.teacher["unet"]}
         return NamedModel(name=name, load=load, place=str(place), plan=kept)
-    folder = RunFolder(Path(name))
     return NamedModel(
         name=name,
         load=load,
@@ -153,16 +150,6 @@ def plan_values(plan: BlockPlan, teacher: Mapping[str, Any]) -> dict[str, Any]:
     # Underscores: versions, and the path that it was loaded from.
     config = {name: value for name, value in teacher.items() if name[0] != "_"}
     return asdict(plan) | {"teacher": config}
-
-
-def run_settings(name: str) -> DictConfig | None:
-    """The configuration of the run in that folder; None where there is no run."""
-    path = RunFolder(Path(name)).config
-    if not path.exists():
-        return None
-    settings = OmegaConf.load(path)
-    assert isinstance(settings, DictConfig)
-    return settings
 
 
 def teacher_source(name: str) -> TeacherSource | None:

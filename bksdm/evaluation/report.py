@@ -105,6 +105,7 @@ def _by_model(
 
 
 def score_cell(score: Score | None) -> str:
+    """A value with its interval, or its spread, as text; a dash where nothing was measured."""
     if score is None or math.isnan(score.value):
         return "-"
     if score.low is None or score.high is None:
@@ -212,13 +213,20 @@ def _beside(result: ModelResult, first: ModelResult, name: str, unit: float) -> 
     return f"{value / unit:.4g}{share}"
 
 
+def unet_call(result: ModelResult) -> Mapping[str, Any]:
+    """Times of a U-Net call on the rows of one image, of a result that has times."""
+    assert result.speed is not None
+    assert result.cost is not None
+    rows, calls = result.cost["rows"], result.speed["unet_calls"]
+    found: Mapping[str, Any] = next(each for each in calls if each["batch"] == rows)
+    return found
+
+
 def _time(result: ModelResult, name: str, factor: float) -> str:
     """Of a U-Net call on the rows of one image: median, and middle half or interval."""
     if result.speed is None or result.cost is None:
         return "-"
-    rows = result.cost["rows"]
-    call = next(each for each in result.speed["unet_calls"] if each["batch"] == rows)
-    found: Mapping[str, Any] | None = call[name]
+    found: Mapping[str, Any] | None = unet_call(result)[name]
     if found is None:
         return "-"
     value, low, high = (f"{factor * found[end]:.3g}" for end in ("median", "low", "high"))

@@ -1,9 +1,9 @@
 """The tables of a model card, from what was counted and measured."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from bksdm.evaluation.report import number, score_cell, verdicts
+from bksdm.evaluation.report import number, score_cell, unet_call, verdicts
 from bksdm.evaluation.results import ModelResult
 from bksdm.evaluation.score import Better
 from bksdm.export.card import CostRow, Measured, ResultRow, ResultTable
@@ -13,6 +13,7 @@ _SAMPLING: Final = ("steps", "guidance", "scheduler")  # what a table says of it
 
 
 def cost_rows(teacher: Cost, student: Cost) -> Iterator[CostRow]:
+    """Parameters and MACs of both conventions."""
     for field, label, unit in [
         ("parameters", "U-Net parameters, M", 1e6),
         ("macs", "MACs of a U-Net call, G", 1e9),
@@ -29,7 +30,7 @@ def time_rows(models: Sequence[ModelResult]) -> tuple[list[CostRow], str]:
     if len(timed) < 2:
         return [], ""
     first, last = timed[0], timed[-1]
-    calls = [_call(each) for each in (first, last)]
+    calls = [unet_call(each) for each in (first, last)]
     before, after = (f"{1000 * call['seconds']['median']:.3g}" for call in calls)
     ratio = calls[1]["ratio"]
     beside = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] of the teacher's"
@@ -39,18 +40,8 @@ def time_rows(models: Sequence[ModelResult]) -> tuple[list[CostRow], str]:
     return [CostRow("ms of a U-Net call", before, after, beside)], machine
 
 
-def _call(result: ModelResult) -> Mapping[str, Any]:
-    """Times of a U-Net call on the rows of one image."""
-    assert result.speed is not None
-    assert result.cost is not None
-    rows = result.cost["rows"]
-    found: Mapping[str, Any] = next(
-        each for each in result.speed["unet_calls"] if each["batch"] == rows
-    )
-    return found
-
-
 def result_table(models: Sequence[ModelResult]) -> ResultTable:
+    """What one protocol measured of models; the last is the student that the card is of."""
     student = models[-1]
     names = list(dict.fromkeys(score.name for model in models for score in model.scores))
     rows = []

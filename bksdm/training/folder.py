@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
 from bksdm.evaluation.environment import without_home
+from bksdm.export.folder import STUDENT
 from bksdm.models.source import TeacherSource
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import LAST, PREVIOUS
@@ -76,6 +77,17 @@ class RunFolder:
         """
         return value_of(BlockPlan, self.settings()["student"])
 
+    def guidance(self) -> float | None:
+        """Guidance scale of the sample grids; None where the settings have none.
+
+        Raises:
+            InputError: see `settings`.
+        """
+        found: Any = self.settings()
+        for name in ("samples", "sampling", "guidance"):
+            found = found.get(name) if isinstance(found, dict) else None
+        return float(found) if isinstance(found, int | float) else None
+
     def write_config(self, text: str) -> None:
         """Make the folder and write its configuration, all or nothing."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -101,7 +113,7 @@ class RunFolder:
     @property
     def student(self) -> Path:
         """The exported diffusers folder."""
-        return self.path / "student"
+        return self.path / STUDENT
 
     @property
     def samples(self) -> Path:

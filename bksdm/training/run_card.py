@@ -94,7 +94,7 @@ def run_card(folder: RunFolder, checkpoint: Path, wishes: CardWishes) -> str:
             exported=exported,
             steps=steps,
             max_steps=int(settings["trainer"]["max_steps"]),
-            student_steps=about.step if about else steps,
+            student_steps=about.step if about else (steps if exported else None),
             weights_told=_WEIGHTS[about.weights] if about else _NOT_RECORDED,
             mid_told=_mid_told(plan, about),
             prompt=str(next(iter(settings["samples"]["prompts"]), "")),
