@@ -101,7 +101,7 @@ def environment(*, jobs: int) -> dict[str, str]:
         "TQDM_DISABLE": "1",
         "PYTHONWARNINGS": "ignore:IProgress not found",
         **os.environ,
-        # Whatever is wanted for one process: two of two threads on two cores took 50 times as long.
+        # Whatever is wanted for one process: two of two threads on two cores are many times slower.
         "OMP_NUM_THREADS": str(threads),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
