@@ -1,0 +1,268 @@
+"""Zero the weights of a network, in place, tensor by tensor, and count what has become zero.
+
+selection  which layers            budget      how many, among which
+criterion  which weights           allocation  which layers lose more
+calibration  what the layers see, counted anew after everything before them is pruned
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from bksdm.errors import InputError
+from bksdm.models.cost import parameter_count
+from bksdm.surgery.sparse.allocation import Allocation, Uniform
+from bksdm.surgery.sparse.budget import (
+    Budget,
+    Cut,
+    Granularity,
+    Pattern,
+    check_granularity,
+    check_pattern,
+    component_cut,
+    drop_count,
+    kept_above,
+)
+from bksdm.surgery.sparse.criteria import Criterion, Obs, Scoring, zeroed
+from bksdm.surgery.sparse.layers import Layer, from_matrix, matrix
+from bksdm.surgery.sparse.plan import ComponentSparsity, TensorSparsity, counted
+from bksdm.surgery.sparse.statistics import (
+    Calibration,
+    Inputs,
+    Needs,
+    in_forward_order,
+    layer_inputs,
+    packages,
+)
+
+ALREADY: Final = 0.01  # share of zeros above which a network is taken for pruned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How weights are chosen.
+
+    Attributes:
+        name: short, for tables and files.
+        criterion: which go.
+        granularity: among which the lowest are found: tensor, row or component.
+        allocation: how layers share the sparsity.
+        pattern: N:M; None for unstructured.
+    """
+
+    name: str
+    criterion: Criterion
+    granularity: Granularity = Granularity.TENSOR
+    allocation: Allocation = field(default_factory=Uniform)
+    pattern: Pattern | None = None
+
+    def __post_init__(self) -> None:
+        granularity = check_granularity("granularity", self.granularity)
+        object.__setattr__(self, "granularity", granularity)
+        uneven = not isinstance(self.allocation, Uniform)
+        if uneven and (self.pattern or granularity is Granularity.COMPONENT):
+            raise InputError(
+                f"criterion {self.name} shares its sparsity out among layers itself; expected"
+                " granularity tensor or row, and no pattern"
+            )
+        if granularity is Granularity.COMPONENT and not isinstance(self.criterion, Scoring):
+            raise InputError(
+                f"granularity=component: {self.name} moves weights while it chooses; expected"
+                " tensor or row"
+            )
+
+    @property
+    def words(self) -> str:
+        """For plans."""
+        how = f"pattern {self.pattern}" if self.pattern else f"by {self.granularity}"
+        return f"{self.name}, {how}"
+
+    @property
+    def needs(self) -> Needs:
+        """What it must know of inputs at all."""
+        return max(self.criterion.needs, self.allocation.needs)
+
+    def budget(self, sparsity: float) -> Budget:
+        """Of a tensor.
+
+        Raises:
+            InputError: a pattern has another sparsity.
+        """
+        if self.pattern is not None and abs(sparsity - self.pattern.sparsity) > 1e-9:
+            raise InputError(
+                f"sparsity {sparsity:g} with pattern={self.pattern}: expected"
+                f" {self.pattern.sparsity:g}, as the pattern says"
+            )
+        return Budget(sparsity=sparsity, granularity=self.granularity, pattern=self.pattern)
+
+
+@torch.no_grad()
+def prune(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    *,
+    component: str,
+    sparsity: float,
+    method: Method,
+    calibration: Calibration | None = None,
+    seed: int = 0,
+    already_sparse: bool = False,
+) -> ComponentSparsity:
+    """Zero weights of some layers of a network, in place.
+
+    Args:
+        network: a text encoder or a U-Net, in eval mode.
+        layers: of it, by name (`layers.prunable`).
+        component: "text_encoder" or "unet".
+        sparsity: share of zeros, of all these weights.
+        method: which weights.
+        calibration: calls of the network; not needed where the method knows nothing of inputs.
+        seed: of what is random.
+        already_sparse: whether a network that has zeros will do.
+
+    Returns:
+        What is zero now, counted.
+
+    Raises:
+        InputError: the network cannot be pruned so; it is as it was, unless calibration was at
+            fault.
+    """
+    _refuse(layers, component, method, already_sparse=already_sparse)
+    budget = method.budget(sparsity)
+    if method.granularity is Granularity.COMPONENT and method.pattern is None:
+        found = _across(network, layers, method, budget, calibration, seed)
+    else:
+        found = _one_by_one(network, layers, method, budget, calibration, seed)
+    return ComponentSparsity(
+        component=component,
+        requested=sparsity,
+        parameters=parameter_count(network),
+        tensors=tuple(found),
+    )
+
+
+def _one_by_one(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    method: Method,
+    budget: Budget,
+    calibration: Calibration | None,
+    seed: int,
+) -> list[TensorSparsity]:
+    """A threshold for each tensor or row; inputs are those that the pruned layers before make."""
+    criterion = method.criterion
+    known = _known(network, layers, calibration, method)
+    shares = method.allocation.shares(layers, known, budget.sparsity)
+    ordered = layers
+    if criterion.needs:
+        ordered = in_forward_order(network, layers, _given(calibration, method))
+    found = {}
+    for package in packages(ordered, criterion.needs):
+        inputs = _inputs(network, package, calibration, criterion)
+        for name, layer in package.items():
+            own = replace(budget, sparsity=shares[name])
+            old = matrix(layer.weight).float()
+            new = criterion.cut(old, inputs.pop(name, None), own, _generator(seed, name))
+            found[name] = _written(name, layer, new, method, shares[name])
+    return [found[name] for name in layers]
+
+
+def _across(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    method: Method,
+    budget: Budget,
+    calibration: Calibration | None,
+    seed: int,
+) -> list[TensorSparsity]:
+    """One threshold for all; inputs are those of the dense network."""
+    criterion = method.criterion
+    assert isinstance(criterion, Scoring)
+    known = _inputs(network, layers, calibration, criterion)
+
+    def scored(name: str) -> Tensor:
+        weight = matrix(layers[name].weight).float()
+        return criterion.scores(weight, known.get(name), _generator(seed, name))
+
+    def scores() -> Iterator[Tensor]:
+        return map(scored, layers)
+
+    drop = drop_count(budget.sparsity, sum(each.weight.numel() for each in layers.values()))
+    cut = component_cut(scores, drop) if drop else Cut(float("-inf"), 0)
+    found = []
+    for name, layer in layers.items():
+        stay, cut = kept_above(scored(name), cut)
+        new = zeroed(matrix(layer.weight).float(), stay)
+        found.append(_written(name, layer, new, method, budget.sparsity))
+    return found
+
+
+def _inputs(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    calibration: Calibration | None,
+    criterion: Criterion,
+) -> dict[str, Inputs]:
+    if not criterion.needs:
+        return {}
+    assert calibration is not None
+    weights = criterion.timestep_weights if isinstance(criterion, Obs) else None
+    return layer_inputs(network, layers, calibration, needs=criterion.needs, weights=weights)
+
+
+def _known(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    calibration: Calibration | None,
+    method: Method,
+) -> dict[str, Inputs]:
+    """Of the dense network, for the allocation."""
+    if not method.allocation.needs:
+        return {}
+    ordered = in_forward_order(network, layers, _given(calibration, method))
+    assert calibration is not None
+    return layer_inputs(network, ordered, calibration, needs=method.allocation.needs)
+
+
+def _given(calibration: Calibration | None, method: Method) -> Calibration:
+    if calibration is None:
+        raise InputError(f"criterion {method.name} needs calibration; give calibration=")
+    return calibration
+
+
+def _written(
+    name: str, layer: Layer, new: Tensor, method: Method, requested: float
+) -> TensorSparsity:
+    layer.weight.copy_(from_matrix(new.to(layer.weight.dtype), layer.weight.shape))
+    tensor = f"{name}.weight"
+    return counted(tensor, layer.weight, criterion=method.words, requested=requested)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4]))
+
+
+def _refuse(
+    layers: Mapping[str, Layer], component: str, method: Method, *, already_sparse: bool
+) -> None:
+    zeros = size = 0
+    for name, layer in layers.items():
+        if not layer.weight.isfinite().all():
+            raise InputError(
+                f"{component} {name}.weight has values that are no numbers, which have no order;"
+                " load the model in another precision, or leave it out with exclude="
+            )
+        if method.pattern is not None:
+            check_pattern(method.pattern, name, layer.weight[0].numel())
+        zeros += layer.weight.numel() - int(layer.weight.count_nonzero())
+        size += layer.weight.numel()
+    if zeros > ALREADY * size and not already_sparse:
+        raise InputError(
+            f"the {component} is {100 * zeros / size:.1f} % zeros already; expected a dense model,"
+            " or already_sparse=true, which counts these zeros among those that are asked for"
+        )
