@@ -7,6 +7,7 @@ calibration  what the layers see, counted anew after everything before them is p
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -155,7 +156,7 @@ def _one_by_one(
 ) -> list[TensorSparsity]:
     """A threshold for each tensor or row; inputs are those that the pruned layers before make."""
     criterion = method.criterion
-    known = _known(network, layers, calibration, method)
+    known = _dense_inputs(network, layers, calibration, method, method.allocation.needs)
     shares = method.allocation.shares(layers, known, budget.sparsity)
     ordered = layers
     if criterion.needs:
@@ -182,7 +183,7 @@ def _across(
     """One threshold for all; inputs are those of the dense network."""
     criterion = method.criterion
     assert isinstance(criterion, Scoring)
-    known = _inputs(network, layers, calibration, criterion)
+    known = _dense_inputs(network, layers, calibration, method, criterion.needs)
 
     def scored(name: str) -> Tensor:
         weight = matrix(layers[name].weight).float()
@@ -203,29 +204,30 @@ def _across(
 
 def _inputs(
     network: nn.Module,
-    layers: Mapping[str, Layer],
+    package: Mapping[str, Layer],
     calibration: Calibration | None,
     criterion: Criterion,
 ) -> dict[str, Inputs]:
+    """Of layers in the order of the forward."""
     if not criterion.needs:
         return {}
     assert calibration is not None
     weights = criterion.timestep_weights if isinstance(criterion, Obs) else None
-    return layer_inputs(network, layers, calibration, needs=criterion.needs, weights=weights)
+    return layer_inputs(network, package, calibration, needs=criterion.needs, weights=weights)
 
 
-def _known(
+def _dense_inputs(
     network: nn.Module,
     layers: Mapping[str, Layer],
     calibration: Calibration | None,
     method: Method,
+    needs: Needs,
 ) -> dict[str, Inputs]:
-    """Of the dense network, for the allocation."""
-    if not method.allocation.needs:
+    """Of all layers, as they are before any is pruned."""
+    if not needs:
         return {}
-    ordered = in_forward_order(network, layers, _given(calibration, method))
-    assert calibration is not None
-    return layer_inputs(network, ordered, calibration, needs=method.allocation.needs)
+    given = _given(calibration, method)
+    return layer_inputs(network, in_forward_order(network, layers, given), given, needs=needs)
 
 
 def _given(calibration: Calibration | None, method: Method) -> Calibration:
@@ -266,3 +268,15 @@ def _refuse(
             f"the {component} is {100 * zeros / size:.1f} % zeros already; expected a dense model,"
             " or already_sparse=true, which counts these zeros among those that are asked for"
         )
+
+
+@contextmanager
+def dense_again(layers: Mapping[str, Layer]) -> Iterator[None]:
+    """Their weights are what they were before when the block ends; takes memory for a copy."""
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                layers[name].weight.copy_(weight)

@@ -21,8 +21,8 @@ def compensated(
 
     Args:
         weight: (R, C).
-        products: X X', (C, C), up to a factor; columns whose input is always zero get zero weights
-            before anything else is chosen, as they make no difference.
+        products: X X', (C, C), up to a factor. Weights whose input is always zero go first: they
+            make no difference.
         budget: what must go, exactly.
         block: columns among which it is chosen.
         damping: added to the diagonal, relative to its mean.
@@ -30,7 +30,6 @@ def compensated(
     hessian = products.double()
     work = weight.double().clone()
     dead = hessian.diagonal() == 0
-    work[:, dead] = 0
     factor = _factor(hessian, dead, damping)
     if budget.pattern is not None:
         block += -block % budget.pattern.m
@@ -38,7 +37,8 @@ def compensated(
     for start in range(0, work.shape[1], block):
         stop = min(start + block, work.shape[1])
         columns, pivots = work[:, start:stop], factor.diagonal()[start:stop]
-        stay, gone = _stay((columns / pivots).square(), budget, stop, gone)
+        scores = (columns / pivots).square().masked_fill(dead[start:stop], 0)
+        stay, gone = _stay(scores, budget, stop, gone)
         errors = torch.empty_like(columns)
         for i in range(stop - start):
             column = columns[:, i]

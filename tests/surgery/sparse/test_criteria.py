@@ -153,14 +153,15 @@ def test_compensation_loses_less_output_than_the_same_weights_zeroed() -> None:
     assert error(found) < 0.5 * error(magnitude)
 
 
-def test_inputs_that_are_always_zero_cost_nothing() -> None:
+def test_weights_whose_input_is_always_zero_go_first_and_the_count_stays_exact() -> None:
     rows = torch.randn(100, 8)
     rows[:, 3] = 0
-    found = compensated(
-        torch.randn(4, 8), rows.T @ rows, Budget(sparsity=0.25), block=4, damping=0.01
-    )
-    assert (found[:, 3] == 0).all()
-    assert found.isfinite().all()
+    weight = torch.randn(4, 8)
+    weight[:, 3] = 100
+    few = compensated(weight, rows.T @ rows, Budget(sparsity=1 / 8), block=8, damping=0.01)
+    assert torch.equal(few, torch.where(torch.arange(8) == 3, 0.0, weight))
+    fewer = compensated(weight, rows.T @ rows, Budget(sparsity=0.0625), block=8, damping=0.01)
+    assert int((fewer == 0).sum()) == 2
 
 
 def test_timesteps_weigh_from_early_to_late_logarithmically() -> None:
