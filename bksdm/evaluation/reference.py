@@ -32,6 +32,9 @@ REMEDY: Final = "`bksdm prepare source=coco reference=PROTOCOL` makes it"
 class ReferencePictures(Protocol):
     """Reference pictures that are at hand or drawn: a frozen dataclass of settings, hashable."""
 
+    def __hash__(self) -> int:
+        """What is made of them is kept by their values."""
+
     def batches(self, keeping: Keeping) -> Iterator[Tensor]:
         """uint8 pixels (N, 3, H, W), kept as the model's are."""
 

@@ -74,6 +74,9 @@ def measuring() -> Iterator[None]:
 class FeatureNetwork(Protocol):
     """Settings of a network: a frozen dataclass that a protocol's config names by `_target_`."""
 
+    def __hash__(self) -> int:
+        """What is made of them is kept by their values."""
+
     def load(self, device: torch.device) -> Extractor:
         """The network, on its device.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from bksdm.evaluation.reference import (
     REMEDY,
     About,
     Reference,
+    ReferencePictures,
     ReferenceSetting,
     about,
     check_reference,
@@ -81,7 +83,7 @@ class OnFeatures:
         for metric in self.metrics:
             _check_layer(metric, extractor)
         references = {
-            setting: _load(setting, self._rows(setting), extractor, subject)
+            setting: self._load(setting, extractor, subject)
             for setting in self._references()
             if setting != BASELINE
         }
@@ -118,6 +120,15 @@ class OnFeatures:
             told = about(extractor, layer=layer, keeping=keeping, source=source)
             write_reference(Reference(features, told), Path(setting))
         return [Path(setting) for setting in files]
+
+    def _load(
+        self, setting: ReferenceSetting, extractor: Extractor, subject: Subject
+    ) -> dict[str, Reference]:
+        layers = self._rows(setting)
+        if isinstance(setting, str):
+            return _of_file(setting, layers, extractor, subject.keeping)
+        wanted = tuple(layers.items())
+        return _of_pictures(setting, self.network, wanted, subject.device, subject.keeping)
 
     def _references(self) -> list[ReferenceSetting]:
         settings = (metric.reference for metric in self.metrics)
@@ -204,24 +215,34 @@ def _take(sums: Mapping[str, FeatureSum], found: Mapping[str, Tensor], pictures:
         total.update(found[layer], ids)
 
 
-def _load(
-    setting: ReferenceSetting, layers: Mapping[str, bool], extractor: Extractor, subject: Subject
+@lru_cache(maxsize=8)
+def _of_pictures(
+    pictures: ReferencePictures,
+    network: FeatureNetwork,
+    layers: tuple[tuple[str, bool], ...],
+    device: torch.device,
+    keeping: Keeping,
 ) -> dict[str, Reference]:
-    """The reference by layer; a file is read and checked, pictures are measured here."""
-    if not isinstance(setting, str):
-        found = feature_sets(
-            setting.batches(subject.keeping), extractor, layers=layers, device=subject.device
+    """References of pictures that are made here, by layer. Kept: a sweep asks for the same ones
+    before each of its models.
+    """
+    extractor = network.load(device)
+    found = feature_sets(pictures.batches(keeping), extractor, layers=dict(layers), device=device)
+    return {
+        layer: Reference(
+            features, about(extractor, layer=layer, keeping=keeping, source=str(pictures))
         )
-        return {
-            layer: Reference(
-                features,
-                about(extractor, layer=layer, keeping=subject.keeping, source=str(setting)),
-            )
-            for layer, features in found.items()
-        }
+        for layer, features in found.items()
+    }
+
+
+def _of_file(
+    setting: str, layers: Mapping[str, bool], extractor: Extractor, keeping: Keeping
+) -> dict[str, Reference]:
+    """A reference that is read and checked."""
     layer = _only(layers, setting)
     reference = read_reference(Path(setting))
-    check_reference(reference, setting, extractor=extractor, layer=layer, keeping=subject.keeping)
+    check_reference(reference, setting, extractor=extractor, layer=layer, keeping=keeping)
     if layers[layer] and reference.features.rows is None:
         raise InputError(
             f"reference {setting}: it has mean and covariance only, and a metric (KID, CMMD) needs"

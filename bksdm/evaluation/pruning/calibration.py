@@ -7,9 +7,8 @@ with the empty caption, as classifier-free guidance asks for it.
 B samples, C latent channels, h w latent size, T tokens, D text width.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
@@ -141,19 +140,3 @@ def unet_calls(
             "encoder_hidden_states": encode_texts(pipeline, samples.texts[rows]),
         }
         yield CalibrationBatch(call, progress=1 - at / samples.steps)
-
-
-def calibrations(
-    pipeline: StableDiffusionPipeline,
-    prompts: list[Prompt],
-    samples: Samples | None,
-    *,
-    batch_size: int,
-) -> dict[str, Callable[[], Iterable[CalibrationBatch]]]:
-    """Of each component that can be calibrated with what is there."""
-    found: dict[str, Callable[[], Iterable[CalibrationBatch]]] = {
-        "text_encoder": partial(text_calls, pipeline, prompts, batch_size=batch_size)
-    }
-    if samples is not None:
-        found["unet"] = partial(unet_calls, pipeline, samples, batch_size=batch_size)
-    return found

@@ -1,0 +1,127 @@
+"""What `bksdm prune` works on, from settings: methods, curves, and the study that judges them."""
+
+import copy
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from diffusers import StableDiffusionPipeline
+from omegaconf import DictConfig, OmegaConf
+
+from bksdm.cli.config import built, plain, switch
+from bksdm.errors import InputError
+from bksdm.evaluation.fingerprint import fingerprint, part_hashes
+from bksdm.evaluation.protocol import Protocol
+from bksdm.evaluation.pruning.calibration import CalibrationSettings
+from bksdm.evaluation.pruning.grid import Curve, Grid
+from bksdm.evaluation.pruning.study import Study
+from bksdm.export.pipeline import best_device
+from bksdm.surgery.sparse.budget import Pattern
+from bksdm.surgery.sparse.cut import Method
+from bksdm.surgery.sparse.layers import Selection
+from bksdm.surgery.sparse.plan import COMPONENTS
+
+_BETWEEN_SEEDS: Final = 1_000_003  # prompts of one seed have neighbouring seeds
+
+
+def method_of(node: DictConfig, name: str) -> Method:
+    """The method that a node of conf/criterion describes.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(node, DictConfig) or "criterion" not in node:
+        raise InputError(f"{name}={node}: expected a criterion, as conf/criterion/*.yaml have them")
+    own = copy.deepcopy(node)
+    OmegaConf.set_struct(own, False)
+    pattern = own.pop("pattern", None)
+    parsed = None if pattern is None else Pattern.parsed(str(pattern))
+    return built(own, Method, pattern=parsed)
+
+
+def selection_of(config: DictConfig, layers: str | None = None) -> Selection:
+    """Which layers."""
+    return Selection(
+        layers=layers or config.layers,
+        include=_texts(config, "include"),
+        exclude=_texts(config, "exclude"),
+    )
+
+
+def _texts(config: DictConfig, name: str) -> tuple[str, ...]:
+    value = config[name]
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
+
+
+def curves_of(config: DictConfig) -> list[Curve]:
+    """The curves of a sweep.
+
+    Raises:
+        InputError: one has a criterion that is not described, or no points.
+    """
+    known = {
+        str(name): method_of(node, f"criteria.{name}") for name, node in config.criteria.items()
+    }
+    found = []
+    for name, node in config.curves.items():
+        grid = built(node.grid, object)
+        curve = Curve(
+            name=str(name),
+            grid=_grid(grid, str(name)),
+            methods=dict(_labelled(each, known, str(name)) for each in node.criteria),
+            selection=selection_of(config, node.get("layers")),
+            line=bool(node.get("line", True)),
+        )
+        found.append(curve)
+    return found
+
+
+def _grid(grid: Any, name: str) -> Grid:
+    if not hasattr(grid, "along") or not grid.points:
+        raise InputError(f"curves.{name}.grid: it has no points; expected at least one")
+    made: Grid = grid
+    return made
+
+
+def _labelled(
+    entry: Any, known: Mapping[str, Method], curve: str
+) -> tuple[str, Mapping[str, Method]]:
+    """A criterion's name for both components, or {component: name}."""
+    names = dict.fromkeys(COMPONENTS, entry) if isinstance(entry, str) else dict(entry)
+    for component in COMPONENTS:
+        if names.get(component) not in known:
+            raise InputError(
+                f"curves.{curve}.criteria: {names.get(component)} for the {component} is none of"
+                f" criteria={', '.join(known)}"
+            )
+    label = "+".join(dict.fromkeys(str(names[component]) for component in COMPONENTS))
+    return label, {component: known[names[component]] for component in COMPONENTS}
+
+
+def study_of(config: DictConfig, pipeline: StableDiffusionPipeline, root: Path) -> Study:
+    """How versions of a pipeline are judged; the pipeline is cast and moved as its pictures are
+    made.
+    """
+    weights = fingerprint(part_hashes(pipeline))
+    first = _with_seed(config, "protocol", Protocol, 0)
+    prepared = first.sampling.prepared(pipeline.to(best_device()))
+    settings = {name: plain(config)[name] for name in ("protocol", "calibration")}
+    return Study(
+        pipeline=prepared,
+        weights=weights,
+        protocol=lru_cache(lambda seed: _with_seed(config, "protocol", Protocol, seed)),
+        calibration=lambda seed: _with_seed(config, "calibration", CalibrationSettings, seed),
+        settings=settings,
+        root=root,
+        already_sparse=switch(config, "already_sparse"),
+    )
+
+
+def _with_seed[T](config: DictConfig, group: str, kind: type[T], seed: int) -> T:
+    """A group's object with the seed of its prompts moved on."""
+    own = copy.deepcopy(config)  # all of it: the group refers to itself from the root
+    own[group].prompts.seed += seed * _BETWEEN_SEEDS
+    return built(own[group], kind)

@@ -1,0 +1,247 @@
+"""Many pruned versions of one model, judged beside the dense one on the same prompts and noise.
+
+The pipeline is loaded once and becomes dense again after each version; the dense pictures are made
+once a seed; what is measured is kept on disk, so that the same command goes on where it was.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from diffusers import StableDiffusionPipeline
+
+from bksdm.evaluation.evaluate import evaluate, ready
+from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, slug
+from bksdm.evaluation.protocol import Protocol
+from bksdm.evaluation.pruning.calibration import (
+    CalibrationSettings,
+    Samples,
+    samples_of,
+    text_calls,
+    unet_calls,
+)
+from bksdm.evaluation.pruning.grid import Configuration
+from bksdm.evaluation.results import (
+    RESULTS,
+    ModelResult,
+    read_items,
+    read_results,
+    write_items,
+    write_results,
+)
+from bksdm.evaluation.score import Score
+from bksdm.models.cost import parameter_count
+from bksdm.processes import Process
+from bksdm.surgery.sparse.accounting import Accounting, Sizes, accounting
+from bksdm.surgery.sparse.cut import dense_again, prune
+from bksdm.surgery.sparse.layers import Layer, Selection, prunable
+from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
+from bksdm.surgery.sparse.statistics import Calibration
+
+TEXT_ENCODER: Final = COMPONENTS[0]
+PLAN: Final = "sparsity.json"
+DENSE: Final = "dense"
+_SHOWN: Final = 8  # pictures of a version that are kept, of each seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One version, judged.
+
+    Attributes:
+        configuration: how it was made; None for the dense model.
+        seed: of its prompts.
+        plan: what is zero.
+        accounting: the same, counted in every way.
+        scores: with their items.
+        folder: where the first of its pictures are.
+    """
+
+    configuration: Configuration | None
+    seed: int
+    plan: SparsityPlan
+    accounting: Accounting
+    scores: tuple[Score, ...]
+    folder: Path
+
+    def score(self, name: str) -> Score | None:
+        """The score of that name."""
+        return next((each for each in self.scores if each.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """How versions of a pipeline are made and judged.
+
+    Attributes:
+        pipeline: prepared by the protocol's sampling, on its device; dense between calls.
+        weights: its fingerprint.
+        protocol: by seed: the same but for the seed of its prompts.
+        calibration: by seed, likewise.
+        settings: of both as plain values: what else the results depend on.
+        root: folder of all results.
+        already_sparse: whether a pipeline that has zeros will do.
+        samples: what the U-Net is calibrated on, by seed; filled in when first needed.
+    """
+
+    pipeline: StableDiffusionPipeline
+    weights: str
+    protocol: Callable[[int], Protocol]
+    calibration: Callable[[int], CalibrationSettings]
+    settings: Mapping[str, Any]
+    root: Path
+    already_sparse: bool = False
+    samples: dict[int, Samples] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the pipeline's networks."""
+        return Sizes(
+            text_encoder=parameter_count(self.pipeline.text_encoder),
+            unet=parameter_count(self.pipeline.unet),
+            vae=parameter_count(self.pipeline.vae),
+        )
+
+    def layers(self, selection: Selection) -> dict[str, dict[str, Layer]]:
+        """The layers that may be pruned, by component."""
+        networks = [getattr(self.pipeline, name) for name in COMPONENTS]
+        return dict(zip(COMPONENTS, prunable(networks, selection), strict=True))
+
+    def dense(self, seed: int) -> Measured:
+        """The model as it is; its pictures all stay, as the others' are compared with them."""
+        folder = self._folder(DENSE, {"seed": seed})
+        gallery = self._gallery(folder, seed)
+        scores = self._scores(folder, seed, gallery, gallery)
+        return self._measured(None, seed, SparsityPlan(components=()), scores, folder)
+
+    def has(self, configuration: Configuration) -> bool:
+        """Whether a version is judged already."""
+        return (self._of(configuration) / RESULTS).exists()
+
+    def measured(self, configuration: Configuration) -> Measured:
+        """A version, made and judged, or read if it was before."""
+        folder, seed = self._of(configuration), configuration.seed
+        if self.has(configuration):
+            plan = SparsityPlan.from_json((folder / PLAN).read_text())
+            return self._measured(configuration, seed, plan, _read(folder), folder)
+        self.dense(seed)
+        baseline = self._gallery(self._folder(DENSE, {"seed": seed}), seed)
+        gallery = self._gallery(folder, seed)
+        with self.pruned(configuration) as plan:
+            (folder / PLAN).write_text(plan.to_json() + "\n")
+            scores = self._scores(folder, seed, gallery, baseline)
+        self._thin_out(gallery, seed)
+        return self._measured(configuration, seed, plan, scores, folder)
+
+    @contextmanager
+    def pruned(self, configuration: Configuration) -> Iterator[SparsityPlan]:
+        """The pipeline is pruned inside this block: the text encoder first, whose states the
+        U-Net's calibration has.
+        """
+        layers, wanted = self.layers(configuration.selection), configuration.point.pruned
+        known = {name: self._calibration(configuration, name) for name in wanted}  # of the dense
+        parts = []
+        with ExitStack() as dense:
+            for name, sparsity in wanted.items():
+                dense.enter_context(dense_again(layers[name]))
+                part = prune(
+                    getattr(self.pipeline, name),
+                    layers[name],
+                    component=name,
+                    sparsity=sparsity,
+                    method=configuration.methods[name],
+                    calibration=known[name],
+                    seed=configuration.seed,
+                    already_sparse=self.already_sparse,
+                )
+                parts.append(part)
+            yield SparsityPlan(components=tuple(parts))
+
+    def _calibration(self, configuration: Configuration, component: str) -> Calibration | None:
+        if not configuration.methods[component].needs:
+            return None
+        seed = configuration.seed
+        settings = self.calibration(seed)
+        prompts, size = settings.read(), settings.batch_size
+        if component == TEXT_ENCODER:
+            return partial(text_calls, self.pipeline, prompts, batch_size=size)
+        if seed not in self.samples:
+            self.samples[seed] = samples_of(self.pipeline, prompts, settings)
+        return partial(unet_calls, self.pipeline, self.samples[seed], batch_size=size)
+
+    def _of(self, configuration: Configuration) -> Path:
+        values, point = configuration.values(), configuration.point
+        name = f"{configuration.label}-{point}-{configuration.selection.layers}"
+        return self._folder(f"{name}-seed{configuration.seed}", values)
+
+    def _folder(self, name: str, values: Mapping[str, Any]) -> Path:
+        made = {"weights": self.weights, "settings": self.settings, **values}
+        text = json.dumps(made, sort_keys=True)
+        return self.root / f"{slug(name)}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
+
+    def _gallery(self, folder: Path, seed: int) -> Gallery:
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        protocol = self.protocol(seed)
+        return Gallery(folder, protocol.keeping, protocol.latents)
+
+    def _scores(
+        self, folder: Path, seed: int, gallery: Gallery, baseline: Gallery
+    ) -> tuple[Score, ...]:
+        """Read, or measured and written."""
+        if (folder / RESULTS).exists():
+            return _read(folder)
+        protocol = self.protocol(seed)
+        scores = evaluate(
+            ready(self.pipeline, protocol),
+            protocol.prompts.read(),
+            gallery,
+            baseline=baseline,
+            process=Process(),
+        )
+        write_items(scores, folder)
+        result = ModelResult(
+            name=folder.name,
+            weights=self.weights,
+            protocol={"name": protocol.name, "decide": protocol.decide, "seed": seed},
+            scores=tuple(scores),
+            images=IMAGES,
+            suffix=protocol.keeping.suffix,
+        )
+        write_results([result], folder / RESULTS)
+        return tuple(scores)
+
+    def _thin_out(self, gallery: Gallery, seed: int) -> None:
+        """Hundreds of versions: only the first pictures stay."""
+        for prompt in self.protocol(seed).prompts.read():
+            path = gallery.file(prompt).with_suffix(".npy")
+            path.unlink(missing_ok=True)
+        for prompt in self.protocol(seed).prompts.read()[_SHOWN:]:
+            gallery.file(prompt).unlink(missing_ok=True)
+
+    def _measured(
+        self,
+        configuration: Configuration | None,
+        seed: int,
+        plan: SparsityPlan,
+        scores: tuple[Score, ...],
+        folder: Path,
+    ) -> Measured:
+        size = self.pipeline.unet.dtype.itemsize
+        return Measured(
+            configuration=configuration,
+            seed=seed,
+            plan=plan,
+            accounting=accounting(plan, self.sizes, bytes_a_weight=size),
+            scores=scores,
+            folder=folder,
+        )
+
+
+def _read(folder: Path) -> tuple[Score, ...]:
+    (result,), items = read_results(folder / RESULTS), read_items(folder)
+    return tuple(replace(score, items=items.get(score.name)) for score in result.scores)
