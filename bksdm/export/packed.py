@@ -28,7 +28,7 @@ from bksdm.surgery.sparse.plan import mask_bits
 
 FORMAT: Final = "bksdm-packed"
 VERSION: Final = "1"
-_NAMES: Final = {
+NAMES: Final = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -39,7 +39,7 @@ _NAMES: Final = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES: Final = {str(dtype).removeprefix("torch."): dtype for dtype in _NAMES}
+DTYPES: Final = {str(dtype).removeprefix("torch."): dtype for dtype in NAMES}
 _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 CHUNK: Final = 2**18  # weights at a time: they stay in the cache; a multiple of 8
 
@@ -119,7 +119,7 @@ def _entries(
     wanted, entries = set(names), list[_Entry]()
     for name, tensor in tensors.items():
         weight = rounded(name, tensor, dtype)
-        if weight.dtype not in _NAMES:
+        if weight.dtype not in NAMES:
             raise InputError(f"{name} is {weight.dtype}; expected one of {', '.join(DTYPES)}")
         whole = _Entry(name, name, "whole", weight.dtype, tuple(weight.shape))
         packed = _packed_entries(name, weight) if name in wanted else (whole,)
@@ -150,7 +150,7 @@ def _header(
             kind = str(entry.dtype).removeprefix("torch.")
             packed[entry.tensor] = {"shape": list(tensors[entry.tensor].shape), "dtype": kind}
         places[entry.name] = {
-            "dtype": _NAMES[entry.dtype],
+            "dtype": NAMES[entry.dtype],
             "shape": list(entry.shape),
             "data_offsets": [start, start + entry.size],
         }

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bksdm.errors import InputError
-from bksdm.export.packed import CHUNK, DTYPES, FORMAT, VERSION, bits_of
+from bksdm.export.packed import CHUNK, DTYPES, FORMAT, NAMES, VERSION, bits_of
 from bksdm.models.hub import first_line
 
 # Weights of which the file is opened anew: it is mapped whole, and what was read of it counts as
@@ -56,6 +56,21 @@ def packed_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, _unpacked(path, file, name, packed)
                 else:
                     yield name, file.get_tensor(name).clone()
+
+
+def packed_dtype(path: Path) -> torch.dtype:
+    """The type of a packed file's floating point tensors.
+
+    Raises:
+        InputError: it is no packed file, of another version, or has several.
+    """
+    with _opened(path) as file:
+        _packed_shapes(path, file)  # refuses what is none
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    kinds = [dtype for dtype, name in NAMES.items() if name in found and dtype.is_floating_point]
+    if len(kinds) != 1:
+        raise InputError(f"{path}: floating point tensors of {kinds}; expected those of one type")
+    return kinds[0]
 
 
 @contextmanager
@@ -140,11 +155,11 @@ def _spread(mask: Any, values: Tensor, out: Any) -> int:
     for first in range(0, out.size, CHUNK):
         chunk = torch.from_numpy(out[first : first + CHUNK])
         bits = mask[first // 8 : (first + CHUNK) // 8]
-        keep = np.unpackbits(bits, bitorder="little")
+        keep = np.unpackbits(bits, bitorder="little").view(bool)
         kept = int(np.count_nonzero(keep))
         if start + kept <= len(values):
-            # torch's is faster than numpy's boolean index: twice where half is kept
-            there = torch.from_numpy(keep[: len(chunk)].view(bool))
+            # faster than numpy's boolean index where half of the weights are kept
+            there = torch.from_numpy(keep[: len(chunk)])
             chunk.masked_scatter_(there, values[start : start + kept])
         start += kept
     return start
