@@ -142,6 +142,8 @@ def _unpacked(path: Path, file: Any, name: str, packed: _Shapes) -> Tensor:
         raise _broken(path, f"{name}.mask is {_told(mask)}, for {size} weights")
     if values.dtype != dtype or values.ndim != 1:
         raise _broken(path, f"{name}.values is {_told(values)}, expected one row of {dtype}")
+    if size % 8 and int(mask[-1]) >> size % 8:
+        raise _broken(path, f"{name}.mask goes on behind the last weight")
     result = torch.zeros(size, dtype=dtype)
     kept = _spread(mask.numpy(), torch.from_numpy(bits_of(values)), bits_of(result))
     if kept != len(values):
