@@ -7,6 +7,7 @@ from typing import Final
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built
+from bksdm.cli.exporting_packed import unpack
 from bksdm.errors import InputError
 from bksdm.export.folder import ExportSettings, export_student
 from bksdm.export.pipeline import folder_guidance
@@ -19,7 +20,7 @@ from bksdm.training.folder import RunFolder, value_of
 from bksdm.training.publish import CHECKPOINT
 
 _ON_THE_HUB: Final = ("config.yaml", CHECKPOINT)  # what is needed of a run there
-_WHAT: Final = "run=runs/NAME, run=hf://owner/name, or checkpoint=FILE"
+_WHAT: Final = "run=runs/NAME, run=hf://owner/name, checkpoint=FILE, or packed=FOLDER"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +41,14 @@ class Origin:
 
 
 def run(config: DictConfig) -> int:
-    """Write the diffusers folder of a student."""
+    """Write the diffusers folder of a student, or the stock one of a packed folder."""
     if config.weights not in ("ema", "raw"):
         raise InputError(f"weights={config.weights}: expected ema or raw")
     settings = built(config.export, ExportSettings)
+    if config.packed is not None:
+        if config.run is not None or config.checkpoint is not None:
+            raise InputError("packed= and run= or checkpoint= are there; expected one of them")
+        return unpack(str(config.packed), config.out, settings)
     origin = _origin(config)
     out = Path(config.out).expanduser() if config.out else origin.out
     if out is None:

@@ -3,9 +3,7 @@ name.
 """
 
 import copy
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -14,18 +12,22 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm import expected
-from bksdm.atomic import open_to_others
 from bksdm.errors import InputError
 from bksdm.export.about import ABOUT, About, write_about
 from bksdm.export.original import write_original
 from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
 from bksdm.export.proof import Claim, prove
 from bksdm.export.stranger import picture
+from bksdm.export.whole import (
+    open_all_to_others,
+    refuse_others,
+    replace_folder,
+    scratch_folder,
+)
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.identity_mid import with_identity_mid
 
 FP16: Final = "fp16"
-STUDENT: Final = "student"  # of a run: the folder's name
 _NETWORKS: Final = ("unet", "vae", "text_encoder")
 
 
@@ -91,7 +93,7 @@ def export_student(
         RuntimeError: what was written differs, in weights, config or output.
     """
     settings, folder = settings or ExportSettings(), folder.resolve()
-    _refuse_others(folder)
+    refuse_others(folder, mark=ABOUT)
     if settings.single_file and not isinstance(student.config.layers_per_block, int):
         raise InputError(
             f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
@@ -100,21 +102,19 @@ def export_student(
         )
     unet = with_identity_mid(student) if settings.identity_mid else student
     pipeline = assemble(teacher, unet)
-    with _scratch(folder, "tmp") as temporary, _scratch(folder, "proof") as scratch:
+    with scratch_folder(folder, "tmp") as temporary, scratch_folder(folder, "proof") as scratch:
         _write(pipeline, temporary, settings, name=folder.name)
         if guidance is not None:
             write_guidance(temporary, guidance)
         if about is not None:
             write_about(temporary, replace(about, export=asdict(settings)))
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                open_to_others(path)
+        open_all_to_others(temporary)
         compare(unet, load_pipeline(temporary).unet)
         if settings.identity_mid:
             _same_answers(student, unet, "with the identity mid block the U-Net answers otherwise")
         if settings.fresh_process:
             prove(list(_claims(pipeline, temporary, settings, name=folder.name)), scratch)
-        _replace(folder, temporary)
+        replace_folder(folder, temporary)
 
 
 @torch.no_grad()
@@ -151,45 +151,6 @@ def _same_answers(one: UNet2DConditionModel, other: UNet2DConditionModel, told: 
     one.train(training)
     if not torch.equal(*outputs):
         raise RuntimeError(told)
-
-
-def _refuse_others(folder: Path) -> None:
-    """Only what we wrote may be replaced: a pipeline with our file in it, or a run's student."""
-    ours = (folder / ABOUT).is_file() or (
-        folder.name == STUDENT and (folder.parent / "config.yaml").is_file()
-    )
-    if folder.exists() and not ours:
-        raise InputError(
-            f"{folder} exists, and was not written by `bksdm export` (no {ABOUT} in it); choose"
-            " another folder"
-        )
-
-
-def _replace(folder: Path, new: Path) -> None:
-    """Put a folder in another's place; between two renames there is none."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    try:
-        new.replace(folder)
-    except OSError:
-        if old.exists():
-            old.replace(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _scratch(folder: Path, suffix: str) -> Iterator[Path]:
-    """An empty folder beside `folder`, gone in the end."""
-    path = folder.with_name(f".{folder.name}.{suffix}")
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(

@@ -68,3 +68,14 @@ def inherited_license(source: TeacherSource) -> License:
     if not data.get("license"):
         raise InputError(f"teacher {source.path}: its card says no licence; {remedy}")
     return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
+
+
+def license_of_folder(folder: Path) -> License | None:
+    """The licence that the model card of a folder says; None where it says none."""
+    try:
+        data = ModelCard((folder / "README.md").read_text()).data
+    except (OSError, ValueError, YAMLError):
+        return None
+    if not data.get("license"):
+        return None
+    return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))

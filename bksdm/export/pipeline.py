@@ -4,13 +4,14 @@ them.
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm import expected
 from bksdm.errors import InputError
+from bksdm.export.packed_parts import fetched_from_hub, packed_in, packed_networks
 from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
@@ -37,11 +38,26 @@ def assemble(teacher: Teacher, unet: UNet2DConditionModel) -> StableDiffusionPip
 
 
 def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableDiffusionPipeline:
-    """A pipeline from a diffusers folder or the Hub, in fp32.
+    """A pipeline from a diffusers folder or the Hub, in fp32; its weights may be packed.
 
     Raises:
         InputError: there is none.
     """
+    if packed_in(Path(folder)):
+        return _pipeline(folder, revision, packed_networks(Path(folder)))
+    try:
+        return _pipeline(folder, revision, {})
+    except InputError:
+        # Only now: nobody else's model needs this question.
+        fetched = fetched_from_hub(str(folder), revision=revision)
+        if fetched is None:
+            raise
+    return _pipeline(folder, revision, packed_networks(fetched))
+
+
+def _pipeline(
+    folder: Path | str, revision: str | None, networks: dict[str, Any]
+) -> StableDiffusionPipeline:
     try:
         pipeline: StableDiffusionPipeline = StableDiffusionPipeline.from_pretrained(
             folder,
@@ -49,6 +65,7 @@ def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableD
             dtype=torch.float32,
             safety_checker=None,
             requires_safety_checker=False,
+            **networks,
         )
     except (OSError, ValueError) as error:
         raise InputError(

@@ -24,8 +24,13 @@ SIDE: Final = 256  # pixels at most: a larger picture takes longer and proves no
 def picture(pipeline: StableDiffusionPipeline) -> NDArray[np.float32]:
     """One picture (1, H, W, 3), unrounded, in [0, 1]."""
     side = min(SIDE, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    trained = []
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         for parameter in part.parameters():
+            if (
+                parameter.requires_grad
+            ):  # those round otherwise, too, on their way through CPU kernels
+                trained.append(parameter.requires_grad_(requires_grad=False))
             # Weights mapped from a file may lie unaligned, where CPU kernels round otherwise; and
             # channels_last ones take other kernels.
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
@@ -45,6 +50,8 @@ def picture(pipeline: StableDiffusionPipeline) -> NDArray[np.float32]:
         )
     finally:
         torch.set_float32_matmul_precision(precision)
+        for parameter in trained:
+            parameter.requires_grad_(requires_grad=True)
     images: NDArray[np.float32] = drawn.images
     return images
 

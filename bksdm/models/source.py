@@ -17,6 +17,7 @@ from bksdm.errors import InputError
 from bksdm.models.hub import NotInRepositoryError, hub_file
 
 EMBEDDED: Final = "embedded:"
+PACKED: Final = "model.packed.safetensors"  # in place of a part's weights; see export.packed
 
 
 def embedded_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ Knows diffusers' and transformers' folder layout. Knows nothing of plans, losses
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bksdm.errors import InputError
 from bksdm.models.hub import first_line
-from bksdm.models.source import TeacherSource, checked_unet_config, embedded_folder
+from bksdm.models.source import PACKED, TeacherSource, checked_unet_config, embedded_folder
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def load_tokenizer(source: TeacherSource) -> CLIPTokenizer:
 
 
 def _pretrained_teacher(source: TeacherSource) -> Teacher:
+    _refuse_packed(source)
     checked_unet_config(source)  # says clearly what is wrong, before anything large is read
     place: dict[str, Any] = {
         "pretrained_model_name_or_path": source.location,
@@ -165,6 +167,15 @@ def _pretrained_teacher(source: TeacherSource) -> Teacher:
         raise InputError(
             f"teacher {source.path}: {first_line(error)}; expected a complete diffusers folder"
         ) from error
+
+
+def _refuse_packed(source: TeacherSource) -> None:
+    folder = Path(source.location)
+    if any((folder / part / PACKED).is_file() for part in ("unet", "text_encoder")):
+        raise InputError(
+            f"teacher {source.path}: its weights are packed; expected a stock folder, which"
+            f" `bksdm export packed={source.path} out=FOLDER` writes"
+        )
 
 
 def _load_scheduler(place: dict[str, Any]) -> SchedulerMixin:

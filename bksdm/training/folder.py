@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
 from bksdm.evaluation.environment import without_home
-from bksdm.export.folder import STUDENT
+from bksdm.export.whole import STUDENT
 from bksdm.models.source import TeacherSource
 from bksdm.surgery.plan import BlockPlan
 from bksdm.training.checkpoint import LAST, PREVIOUS
