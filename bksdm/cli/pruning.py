@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,8 @@ from bksdm.surgery.sparse.cut import Method
 from bksdm.surgery.sparse.layers import Selection
 from bksdm.surgery.sparse.plan import COMPONENTS
 
+T = TypeVar("T")
+
 _BETWEEN_SEEDS: Final = 1_000_003  # prompts of one seed have neighbouring seeds
 
 
@@ -33,9 +35,8 @@ def method_of(node: DictConfig, name: str) -> Method:
     """
     if not isinstance(node, DictConfig) or "criterion" not in node:
         raise InputError(f"{name}={node}: expected a criterion, as conf/criterion/*.yaml have them")
-    own = copy.deepcopy(node)
-    OmegaConf.set_struct(own, False)
-    pattern = own.pop("pattern", None)
+    pattern = node.get("pattern")
+    own = OmegaConf.masked_copy(node, [str(key) for key in node if key != "pattern"])
     parsed = None if pattern is None else Pattern.parsed(str(pattern))
     return built(own, Method, pattern=parsed)
 
@@ -120,7 +121,7 @@ def study_of(config: DictConfig, pipeline: StableDiffusionPipeline, root: Path) 
     )
 
 
-def _with_seed[T](config: DictConfig, group: str, kind: type[T], seed: int) -> T:
+def _with_seed(config: DictConfig, group: str, kind: type[T], seed: int) -> T:
     """A group's object with the seed of its prompts moved on."""
     own = copy.deepcopy(config)  # all of it: the group refers to itself from the root
     own[group].prompts.seed += seed * _BETWEEN_SEEDS

@@ -6,10 +6,8 @@ once a seed; what is measured is kept on disk, so that the same command goes on 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +16,9 @@ from diffusers import StableDiffusionPipeline
 from bksdm.evaluation.evaluate import evaluate, ready
 from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, slug
 from bksdm.evaluation.protocol import Protocol
-from bksdm.evaluation.pruning.calibration import (
-    CalibrationSettings,
-    Samples,
-    samples_of,
-    text_calls,
-    unet_calls,
-)
+from bksdm.evaluation.pruning.calibration import CalibrationSettings, Samples
 from bksdm.evaluation.pruning.grid import Configuration
+from bksdm.evaluation.pruning.version import pruned
 from bksdm.evaluation.results import (
     RESULTS,
     ModelResult,
@@ -38,12 +31,8 @@ from bksdm.evaluation.score import Score
 from bksdm.models.cost import parameter_count
 from bksdm.processes import Process
 from bksdm.surgery.sparse.accounting import Accounting, Sizes, accounting
-from bksdm.surgery.sparse.cut import dense_again, prune
-from bksdm.surgery.sparse.layers import Layer, Selection, prunable
-from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
-from bksdm.surgery.sparse.statistics import Calibration
+from bksdm.surgery.sparse.plan import SparsityPlan
 
-TEXT_ENCODER: Final = COMPONENTS[0]
 PLAN: Final = "sparsity.json"
 DENSE: Final = "dense"
 _SHOWN: Final = 8  # pictures of a version that are kept, of each seed
@@ -98,20 +87,6 @@ class Study:
     already_sparse: bool = False
     samples: dict[int, Samples] = field(default_factory=dict)
 
-    @property
-    def sizes(self) -> Sizes:
-        """Of the pipeline's networks."""
-        return Sizes(
-            text_encoder=parameter_count(self.pipeline.text_encoder),
-            unet=parameter_count(self.pipeline.unet),
-            vae=parameter_count(self.pipeline.vae),
-        )
-
-    def layers(self, selection: Selection) -> dict[str, dict[str, Layer]]:
-        """The layers that may be pruned, by component."""
-        networks = [getattr(self.pipeline, name) for name in COMPONENTS]
-        return dict(zip(COMPONENTS, prunable(networks, selection), strict=True))
-
     def dense(self, seed: int) -> Measured:
         """The model as it is; its pictures all stay, as the others' are compared with them."""
         folder = self._folder(DENSE, {"seed": seed})
@@ -132,47 +107,18 @@ class Study:
         self.dense(seed)
         baseline = self._gallery(self._folder(DENSE, {"seed": seed}), seed)
         gallery = self._gallery(folder, seed)
-        with self.pruned(configuration) as plan:
+        version = pruned(
+            self.pipeline,
+            configuration,
+            calibration=self.calibration,
+            samples=self.samples,
+            already_sparse=self.already_sparse,
+        )
+        with version as plan:
             (folder / PLAN).write_text(plan.to_json() + "\n")
             scores = self._scores(folder, seed, gallery, baseline)
         self._thin_out(gallery, seed)
         return self._measured(configuration, seed, plan, scores, folder)
-
-    @contextmanager
-    def pruned(self, configuration: Configuration) -> Iterator[SparsityPlan]:
-        """The pipeline is pruned inside this block: the text encoder first, whose states the
-        U-Net's calibration has.
-        """
-        layers, wanted = self.layers(configuration.selection), configuration.point.pruned
-        known = {name: self._calibration(configuration, name) for name in wanted}  # of the dense
-        parts = []
-        with ExitStack() as dense:
-            for name, sparsity in wanted.items():
-                dense.enter_context(dense_again(layers[name]))
-                part = prune(
-                    getattr(self.pipeline, name),
-                    layers[name],
-                    component=name,
-                    sparsity=sparsity,
-                    method=configuration.methods[name],
-                    calibration=known[name],
-                    seed=configuration.seed,
-                    already_sparse=self.already_sparse,
-                )
-                parts.append(part)
-            yield SparsityPlan(components=tuple(parts))
-
-    def _calibration(self, configuration: Configuration, component: str) -> Calibration | None:
-        if not configuration.methods[component].needs:
-            return None
-        seed = configuration.seed
-        settings = self.calibration(seed)
-        prompts, size = settings.read(), settings.batch_size
-        if component == TEXT_ENCODER:
-            return partial(text_calls, self.pipeline, prompts, batch_size=size)
-        if seed not in self.samples:
-            self.samples[seed] = samples_of(self.pipeline, prompts, settings)
-        return partial(unet_calls, self.pipeline, self.samples[seed], batch_size=size)
 
     def _of(self, configuration: Configuration) -> Path:
         values, point = configuration.values(), configuration.point
@@ -236,10 +182,19 @@ class Study:
             configuration=configuration,
             seed=seed,
             plan=plan,
-            accounting=accounting(plan, self.sizes, bytes_a_weight=size),
+            accounting=accounting(plan, sizes_of(self.pipeline), bytes_a_weight=size),
             scores=scores,
             folder=folder,
         )
+
+
+def sizes_of(pipeline: StableDiffusionPipeline) -> Sizes:
+    """Numbers of weights of a pipeline's networks."""
+    return Sizes(
+        text_encoder=parameter_count(pipeline.text_encoder),
+        unet=parameter_count(pipeline.unet),
+        vae=parameter_count(pipeline.vae),
+    )
 
 
 def _read(folder: Path) -> tuple[Score, ...]:

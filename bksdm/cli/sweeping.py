@@ -1,0 +1,150 @@
+"""Sweeps and searches of `bksdm prune`: run, print, write."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from bksdm import expected
+from bksdm.atomic import replacing
+from bksdm.cli.config import task_overrides
+from bksdm.cli.progress import Progress
+from bksdm.cli.pruning import curves_of, selection_of, study_of
+from bksdm.cli.to_prune import ToPrune
+from bksdm.errors import InputError
+from bksdm.evaluation.gallery import slug
+from bksdm.evaluation.pruning.grid import Configuration, Point
+from bksdm.evaluation.pruning.pictures import write_curves, write_strips
+from bksdm.evaluation.pruning.pooled import Version, pooled, pooled_dense
+from bksdm.evaluation.pruning.search import best_split
+from bksdm.evaluation.pruning.study import Study
+from bksdm.evaluation.pruning.sweep import configurations, damages, loss_of, sweep
+from bksdm.evaluation.pruning.tables import (
+    accounting_table,
+    curve_tables,
+    damage_table,
+    point_told,
+    version_told,
+    write_points,
+    write_summary,
+)
+from bksdm.evaluation.pruning.version import layers_of
+from bksdm.surgery.sparse.cut import Method
+from bksdm.surgery.sparse.plan import COMPONENTS
+
+
+def run_sweep(config: DictConfig, model: ToPrune) -> int:
+    """All versions of the curves; tables, pictures and the operating point."""
+    curves, seeds = curves_of(config), _seeds(config)
+    out = _out(config, model, "sweep")
+    study = study_of(config, model.load(), out)
+    every = [c for seed in seeds for _, c in configurations(curves, seed)]
+    there = sum(map(study.has, every))
+    if there:
+        print(f"{there} of {len(every)} versions are there", flush=True)
+    with Progress(len(every), what=model.name, unit="version") as progress:
+        swept = sweep(study, curves, seeds, advance=progress.advance)
+    found = damages(swept)
+    prompts = study.protocol(seeds[0])
+    written = [
+        write_points([swept.dense, *swept.versions], out),
+        write_summary(swept, found, out, max_loss=config.max_loss),
+        *write_curves(swept, found, out),
+        *write_strips(swept, prompts.prompts.read(), out, suffix=prompts.keeping.suffix),
+    ]
+    print(
+        "",
+        curve_tables(swept),
+        damage_table(found, swept.decide),
+        point_told(swept, max_loss=config.max_loss),
+        "\n".join(f"written: {path}" for path in written),
+        sep="\n\n",
+    )
+    return 0
+
+
+def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]) -> int:
+    """The split with the most zeros that loses at most `max_loss`."""
+    expected.number("step", config.step, above=0, most=0.5)
+    seeds, out = _seeds(config), _out(config, model, "search")
+    study = study_of(config, model.load(), out)
+    decide = study.protocol(seeds[0]).decide
+    tried: dict[Point, Version] = {}
+    dense = pooled_dense([study.dense(seed) for seed in seeds])
+
+    def good(point: Point) -> bool:
+        tried[point] = version = _version(config, study, methods, point, seeds, dense)
+        fine = loss_of(version, decide) <= float(config.max_loss)
+        print(f"{len(tried):3}  {version_told(version, decide)}: {'ok' if fine else 'too much'}")
+        return fine
+
+    layers = layers_of(study.pipeline, selection_of(config))
+    sizes = {n: sum(layer.weight.numel() for layer in layers[n].values()) for n in COMPONENTS}
+    found = best_split(
+        good, weights=(sizes["text_encoder"], sizes["unet"]), step=float(config.step)
+    )
+    write_points([dense, *tried.values()], out)
+    _write(out, model, found.best, evaluations=len(found.tried), lattice=found.lattice)
+    told = f"{len(found.tried)} evaluations, of {found.lattice:,} points of the lattice"
+    if not found.best.pruned:
+        print(f"nothing loses at most {config.max_loss:g} in {decide}; {told}")
+        return 0
+    best = tried[found.best]
+    print(f"\nbest: {version_told(best, decide)}\n{told}\n")
+    print(accounting_table(best.measured[0].accounting))
+    print(
+        f"\nto write it: bksdm prune {_typed()} text_encoder={found.best.text_encoder:g}"
+        f" unet={found.best.unet:g}"
+    )
+    return 0
+
+
+def _version(
+    config: DictConfig,
+    study: Study,
+    methods: Mapping[str, Method],
+    point: Point,
+    seeds: list[int],
+    dense: Version,
+) -> Version:
+    label = "+".join(dict.fromkeys(method.name for method in methods.values()))
+    selection = selection_of(config)
+    measured = [
+        study.measured(
+            Configuration(label=label, methods=methods, selection=selection, point=point, seed=seed)
+        )
+        for seed in seeds
+    ]
+    return pooled("search", measured, dense)
+
+
+def _write(out: Path, model: ToPrune, best: Point, *, evaluations: int, lattice: int) -> None:
+    content = {
+        "model": model.name,
+        "text_encoder": best.text_encoder,
+        "unet": best.unet,
+        "evaluations": evaluations,
+        "lattice": lattice,
+    }
+    with replacing(out / "best.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _typed() -> str:
+    """The settings of this command that a single model needs, too."""
+    gone = ("find=", "max_loss=", "step=", "seeds=", "protocol", "text_encoder=", "unet=", "out=")
+    return " ".join(item for item in task_overrides() if not item.startswith(gone))
+
+
+def _seeds(config: DictConfig) -> list[int]:
+    if not isinstance(config.seeds, ListConfig) or not config.seeds:
+        raise InputError(f"seeds={config.seeds}: expected a list of whole numbers, such as [0,1,2]")
+    for seed in config.seeds:
+        expected.count("seeds", seed, least=0)
+    return list(dict.fromkeys(config.seeds))
+
+
+def _out(config: DictConfig, model: ToPrune, what: str) -> Path:
+    out = config.out
+    return Path(str(out)).expanduser() if out else Path("pruned") / f"{slug(model.name)}-{what}"

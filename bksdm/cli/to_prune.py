@@ -1,0 +1,82 @@
+"""Which model `bksdm prune` prunes, and what it says of itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+from omegaconf import DictConfig
+
+from bksdm.cli.config import built
+from bksdm.cli.models import guidance_of, location, named_model, teacher_source
+from bksdm.errors import InputError
+from bksdm.export.about import About, about_folder
+from bksdm.export.license import License, license_of, license_of_folder
+from bksdm.export.pipeline import assemble, folder_guidance
+from bksdm.models.source import TeacherSource
+from bksdm.models.teacher import load_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToPrune:
+    """A model to prune.
+
+    Attributes:
+        name: for folders.
+        load: reads it, in fp32 on the CPU.
+        about: what its folder says of where it comes from; None where it says nothing.
+        guidance: the guidance scale that suits it; None where that is not known.
+        license: as its own card or its teacher says; None where neither does.
+    """
+
+    name: str
+    load: Callable[[], StableDiffusionPipeline]
+    about: About | None
+    guidance: float | None
+    license: License | None
+
+
+def to_prune(config: DictConfig) -> ToPrune:
+    """The model that `model=` or `teacher=` names; nothing large is read yet.
+
+    Raises:
+        InputError: there is none.
+    """
+    if config.model is not None:
+        return _named(str(config.model))
+    source = built(config.teacher, TeacherSource)
+    folder = Path(source.location)
+    return ToPrune(
+        name=source.name,
+        load=partial(_of_teacher, source),
+        about=about_folder(folder),
+        guidance=folder_guidance(folder),
+        license=_inherited(source),
+    )
+
+
+def _named(name: str) -> ToPrune:
+    model, place = named_model(name), location(name)
+    teacher = teacher_source(name)
+    local = place if isinstance(place, Path) else None
+    own = license_of_folder(local) if local else None
+    return ToPrune(
+        name=Path(name).name,
+        load=model.load,
+        about=about_folder(local) if local else None,
+        guidance=guidance_of(name),
+        license=own or (_inherited(teacher) if teacher else None),
+    )
+
+
+def _of_teacher(source: TeacherSource) -> StableDiffusionPipeline:
+    teacher = load_teacher(source)
+    return assemble(teacher, teacher.unet)
+
+
+def _inherited(source: TeacherSource) -> License | None:
+    try:
+        return license_of(source, wanted=None)
+    except InputError:
+        return None  # the card says that it is not known

@@ -1,0 +1,119 @@
+"""One pruned version of a pipeline: calibrate, and zero the weights of its components in turn."""
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Final
+
+from diffusers import StableDiffusionPipeline
+
+from bksdm.evaluation.pruning.calibration import (
+    CalibrationSettings,
+    Samples,
+    samples_of,
+    text_calls,
+    unet_calls,
+)
+from bksdm.evaluation.pruning.grid import Configuration
+from bksdm.surgery.sparse.cut import dense_again, prune
+from bksdm.surgery.sparse.layers import Layer, Selection, prunable
+from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
+from bksdm.surgery.sparse.statistics import Calibration
+
+_TEXT_ENCODER: Final = COMPONENTS[0]
+
+SettingsOf = Callable[[int], CalibrationSettings]
+
+
+def layers_of(
+    pipeline: StableDiffusionPipeline, selection: Selection
+) -> dict[str, dict[str, Layer]]:
+    """The layers that may be pruned, by component."""
+    networks = [getattr(pipeline, name) for name in COMPONENTS]
+    return dict(zip(COMPONENTS, prunable(networks, selection), strict=True))
+
+
+def prune_pipeline(
+    pipeline: StableDiffusionPipeline,
+    configuration: Configuration,
+    *,
+    calibration: SettingsOf,
+    samples: MutableMapping[int, Samples] | None = None,
+    already_sparse: bool = False,
+) -> SparsityPlan:
+    """Zero weights of a pipeline in place: the text encoder first, whose states the U-Net's
+    calibration then has.
+
+    Args:
+        pipeline: on its device.
+        configuration: what goes.
+        calibration: by seed; asked for only if a method looks at inputs.
+        samples: what was made for calibration of the U-Net, by seed; what is missing is added.
+        already_sparse: whether a pipeline that has zeros will do.
+
+    Raises:
+        InputError: it cannot be pruned so.
+    """
+    layers, wanted = layers_of(pipeline, configuration.selection), configuration.point.pruned
+    kept: MutableMapping[int, Samples] = {} if samples is None else samples
+    known = {  # before anything is pruned: the samples are of the dense model
+        name: _calibration(pipeline, configuration, name, calibration, kept) for name in wanted
+    }
+    parts = [
+        prune(
+            getattr(pipeline, name),
+            layers[name],
+            component=name,
+            sparsity=sparsity,
+            method=configuration.methods[name],
+            calibration=known[name],
+            seed=configuration.seed,
+            already_sparse=already_sparse,
+        )
+        for name, sparsity in wanted.items()
+    ]
+    return SparsityPlan(components=tuple(parts))
+
+
+@contextmanager
+def pruned(
+    pipeline: StableDiffusionPipeline,
+    configuration: Configuration,
+    *,
+    calibration: SettingsOf,
+    samples: MutableMapping[int, Samples],
+    already_sparse: bool,
+) -> Iterator[SparsityPlan]:
+    """The pipeline is pruned inside this block, and dense again after it; takes memory for a copy
+    of the weights that may be pruned.
+    """
+    layers = layers_of(pipeline, configuration.selection)
+    with ExitStack() as stack:
+        for name in configuration.point.pruned:
+            stack.enter_context(dense_again(layers[name]))
+        yield prune_pipeline(
+            pipeline,
+            configuration,
+            calibration=calibration,
+            samples=samples,
+            already_sparse=already_sparse,
+        )
+
+
+def _calibration(
+    pipeline: StableDiffusionPipeline,
+    configuration: Configuration,
+    component: str,
+    calibration: SettingsOf,
+    samples: MutableMapping[int, Samples],
+) -> Calibration | None:
+    if not configuration.methods[component].needs:
+        return None
+    seed = configuration.seed
+    settings = calibration(seed)
+    prompts, size = settings.read(), settings.batch_size
+    if component == _TEXT_ENCODER:
+        return partial(text_calls, pipeline, prompts, batch_size=size)
+    if seed not in samples:
+        samples[seed] = samples_of(pipeline, prompts, settings)
+    return partial(unet_calls, pipeline, samples[seed], batch_size=size)
