@@ -146,6 +146,11 @@ class Configuration:
     point: Point
     seed: int
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether a method looks at inputs."""
+        return any(self.methods[name].needs for name in self.point.pruned)
+
     def values(self) -> dict[str, Any]:
         """Everything that the pruned weights depend on besides the model and the calibration."""
         pruned = self.point.pruned

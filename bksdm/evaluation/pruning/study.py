@@ -72,7 +72,7 @@ class Study:
         weights: its fingerprint.
         protocol: by seed: the same but for the seed of its prompts.
         calibration: by seed, likewise.
-        settings: of both as plain values: what else the results depend on.
+        settings: "protocol" and "calibration" as plain values: what else results depend on.
         root: folder of all results.
         already_sparse: whether a pipeline that has zeros will do.
         samples: what the U-Net is calibrated on, by seed; filled in when first needed.
@@ -123,10 +123,12 @@ class Study:
     def _of(self, configuration: Configuration) -> Path:
         values, point = configuration.values(), configuration.point
         name = f"{configuration.label}-{point}-{configuration.selection.layers}"
+        if configuration.calibrated:
+            values["calibration"] = self.settings["calibration"]
         return self._folder(f"{name}-seed{configuration.seed}", values)
 
     def _folder(self, name: str, values: Mapping[str, Any]) -> Path:
-        made = {"weights": self.weights, "settings": self.settings, **values}
+        made = {"weights": self.weights, "protocol": self.settings["protocol"], **values}
         text = json.dumps(made, sort_keys=True)
         return self.root / f"{slug(name)}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
 
