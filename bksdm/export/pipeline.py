@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.export.packed_parts import fetched_from_hub, packed_in, packed_networks
+from bksdm.export.packed_parts import fetched_from_hub, packed_networks
 from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
@@ -43,8 +43,9 @@ def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableD
     Raises:
         InputError: there is none.
     """
-    if packed_in(Path(folder)):
-        return _pipeline(folder, revision, packed_networks(Path(folder)))
+    here = Path(folder)
+    if here.is_dir():
+        return _pipeline(folder, revision, packed_networks(here))
     try:
         return _pipeline(folder, revision, {})
     except InputError:
