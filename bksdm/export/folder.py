@@ -20,9 +20,11 @@ from bksdm.export.about import ABOUT, About, write_about
 from bksdm.export.original import write_original
 from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
 from bksdm.export.proof import Claim, prove
+from bksdm.export.sparse import write_sparsity
 from bksdm.export.stranger import picture
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.identity_mid import with_identity_mid
+from bksdm.surgery.sparse.plan import SparsityPlan
 
 FP16: Final = "fp16"
 STUDENT: Final = "student"  # of a run: the folder's name
@@ -73,6 +75,7 @@ def export_student(
     settings: ExportSettings | None = None,
     about: About | None = None,
     guidance: float | None = None,
+    sparsity: SparsityPlan | None = None,
 ) -> None:
     """Write the student with the teacher's other parts, prove it, and only then give the folder its
     name.
@@ -85,6 +88,7 @@ def export_student(
         about: for `bksdm.json`; None writes none.
         guidance: classifier-free guidance scale that suits it, for `folder_guidance`; None says
             nothing.
+        sparsity: what is zero in it, for `folder_sparsity`; None says nothing.
 
     Raises:
         InputError: the folder holds what we did not write, or the student has no such form.
@@ -104,6 +108,8 @@ def export_student(
         _write(pipeline, temporary, settings, name=folder.name)
         if guidance is not None:
             write_guidance(temporary, guidance)
+        if sparsity is not None:
+            write_sparsity(temporary, sparsity)
         if about is not None:
             write_about(temporary, replace(about, export=asdict(settings)))
         for path in temporary.rglob("*"):
