@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from bksdm.cli.config import built, plain
 from bksdm.cli.evaluating import Plan, evaluate_models
 from bksdm.cli.models import NamedModel, curves, plan_values
-from bksdm.cli.student import beginning
+from bksdm.cli.student import ancestor_of, beginning
 from bksdm.evaluation.cost.latency import LatencySettings
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import write_results
@@ -42,8 +42,9 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
     teacher = rest.teacher
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(rest.checkpoint)
-    begun = beginning(config, teacher, rest.plan)
-    around = teacher.with_text(begun.text_encoder)
+    wanted = config.protocol or ancestor_of(config.method.init)
+    begun = beginning(config, teacher, rest.plan) if wanted else None
+    around = teacher if begun is None else teacher.with_text(begun.text_encoder)
     settings = built(config.export, ExportSettings)
     about = about_student(rest.checkpoint, weights="ema", teacher_unet=teacher.unet.config)
     guidance = config.samples.sampling.guidance
@@ -55,10 +56,10 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
         settings=settings,
         about=about,
         guidance=guidance,
-        sparsity=begun.sparsity and recount(begun.sparsity, networks),
+        sparsity=begun and begun.sparsity and recount(begun.sparsity, networks),
     )
     print(f"student: {folder.student} (a diffusers folder, averaged weights; {settings.told})")
-    if config.protocol:
+    if config.protocol and begun is not None:
         students = {"student before": begun.unet, "student after": student}
         _evaluate(config, folder, rest, around, students)
     on_gpu = f", on the GPU {memory_gib(torch.device('cuda')):.2f} GiB" if gpu else ""
