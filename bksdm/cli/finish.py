@@ -45,6 +45,7 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
     wanted = config.protocol or ancestor_of(config.method.init)
     begun = beginning(config, teacher, rest.plan) if wanted else None
     around = teacher if begun is None else teacher.with_text(begun.text_encoder)
+    sparsity = None if begun is None else begun.sparsity
     settings = built(config.export, ExportSettings)
     about = about_student(rest.checkpoint, weights="ema", teacher_unet=teacher.unet.config)
     guidance = config.samples.sampling.guidance
@@ -56,7 +57,7 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
         settings=settings,
         about=about,
         guidance=guidance,
-        sparsity=begun and begun.sparsity and recount(begun.sparsity, networks),
+        sparsity=sparsity and recount(sparsity, networks),
     )
     print(f"student: {folder.student} (a diffusers folder, averaged weights; {settings.told})")
     if config.protocol and begun is not None:

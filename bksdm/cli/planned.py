@@ -131,12 +131,6 @@ class Planned:
     ema_decay: float | None
 
     @property
-    def own_text(self) -> bool:
-        """True if the student has a text encoder of its own, as its ancestor says."""
-        told = self.ancestor and self.ancestor.sparsity
-        return bool(told and told.of("text_encoder"))
-
-    @property
     def on_gpu(self) -> bool:
         """True if the run computes on accelerators."""
         return self.device is not None or bool(self.trainer and self.trainer.gpu)

@@ -65,7 +65,7 @@ def networks_of(run: Planned, holds: Holds) -> Networks | None:
     teacher = unet_cost(run.architecture["unet"], side, tokens=tokens)
     student = unet_cost(run.student, side, tokens=tokens)
     useful = step_flops(teacher.macs, student.macs)
-    texts = (not holds.text) + run.own_text
+    texts = (not holds.text) + bool(run.ancestor and run.ancestor.own_text)
     extra = texts * text_encoder_macs(run.architecture["text_encoder"])
     extra += 0 if holds.latents else vae_encoder_macs(run.architecture["vae"], run.resolution)
     extra += student.macs if run.speed.gradient_checkpointing else 0

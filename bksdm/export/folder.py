@@ -96,12 +96,8 @@ def export_student(
     """
     settings, folder = settings or ExportSettings(), folder.resolve()
     _refuse_others(folder)
-    if settings.single_file and not isinstance(student.config.layers_per_block, int):
-        raise InputError(
-            f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
-            " stage, and stock diffusers reads single files only where all stages have as many;"
-            " leave it out"
-        )
+    if settings.single_file:
+        _refuse_uneven(student)
     unet = with_identity_mid(student) if settings.identity_mid else student
     pipeline = assemble(teacher, unet)
     with _scratch(folder, "tmp") as temporary, _scratch(folder, "proof") as scratch:
@@ -168,6 +164,15 @@ def _refuse_others(folder: Path) -> None:
         raise InputError(
             f"{folder} exists, and was not written by `bksdm export` (no {ABOUT} in it); choose"
             " another folder"
+        )
+
+
+def _refuse_uneven(student: UNet2DConditionModel) -> None:
+    if not isinstance(student.config.layers_per_block, int):
+        raise InputError(
+            f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
+            " stage, and stock diffusers reads single files only where all stages have as many;"
+            " leave it out"
         )
 
 

@@ -67,6 +67,11 @@ class Ancestor:
     unet: Config
     sparsity: SparsityPlan | None
 
+    @property
+    def own_text(self) -> bool:
+        """True if its text encoder is another than the teacher's, as it says itself."""
+        return bool(self.sparsity and self.sparsity.of("text_encoder"))
+
     def origin(self, teacher: Config, plan: BlockPlan) -> Names:
         """The ancestor's names of the student's tensors.
 
@@ -131,15 +136,13 @@ class Ancestor:
             InputError: its U-Net has another shape.
         """
         origin = self.origin(teacher.unet.config, plan)
-        part, text = (
-            self.sparsity and self.sparsity.of(component) for component in ("unet", "text_encoder")
-        )
+        part = self.sparsity and self.sparsity.of("unet")
         pruned = {tensor.name for tensor in part.tensors if tensor.zeros} if part else set()
         unet = empty_student(teacher.unet.config, plan)
         weights = unet.state_dict().items()
         return Beginning(
             unet=unet,
-            text_encoder=CLIPTextModel(teacher.text_encoder.config) if text else None,
+            text_encoder=CLIPTextModel(teacher.text_encoder.config) if self.own_text else None,
             masks={
                 name: torch.ones(weight.shape, dtype=torch.bool)
                 for name, weight in weights
