@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from omegaconf import DictConfig
 
@@ -11,10 +11,14 @@ from bksdm.cli.exporting_packed import unpack
 from bksdm.errors import InputError
 from bksdm.export.folder import ExportSettings, export_student
 from bksdm.export.pipeline import folder_guidance
+from bksdm.export.sparse import recount
 from bksdm.models.address import hub_address
 from bksdm.models.hub import hub_folder
 from bksdm.models.source import TeacherSource
-from bksdm.models.teacher import load_teacher
+from bksdm.models.teacher import Teacher, load_teacher
+from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.sparse.plan import SparsityPlan
+from bksdm.training.beginning import find_ancestor
 from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
 from bksdm.training.folder import RunFolder, value_of
 from bksdm.training.publish import CHECKPOINT
@@ -58,9 +62,40 @@ def run(config: DictConfig) -> int:
     about = about_student(
         origin.checkpoint, weights=config.weights, teacher_unet=teacher.unet.config
     )
-    export_student(teacher, student, out, settings=settings, about=about, guidance=origin.guidance)
+    ours = read_checkpoint(origin.checkpoint)["bksdm"]
+    around = _around(teacher, ours, origin.checkpoint)
+    said = (ours.get("init") or {}).get("sparsity")
+    networks = {"unet": student, "text_encoder": around.text_encoder}
+    export_student(
+        around,
+        student,
+        out,
+        settings=settings,
+        about=about,
+        guidance=origin.guidance,
+        sparsity=said and recount(SparsityPlan.from_json(said), networks),
+    )
     print(f"student: {out} ({config.weights} weights of step {about.step}; {settings.told})")
     return 0
+
+
+def _around(teacher: Teacher, ours: dict[str, Any], checkpoint: Path) -> Teacher:
+    """The teacher, with the text encoder that the student was trained on.
+
+    Raises:
+        InputError: that was the student's own, and its folder has gone or holds another.
+    """
+    init = ours.get("init")
+    if init is None or init["text_encoder"] is None:
+        return teacher
+    plan = BlockPlan.from_json(ours["plan"])
+    begun = find_ancestor(init["path"]).beginning(teacher, plan)
+    if begun.identity is None or begun.identity["text_encoder"] != init["text_encoder"]:
+        raise InputError(
+            f"checkpoint {checkpoint} was trained on another text encoder than the one in"
+            f" {init['path']}; put that back"
+        )
+    return teacher.with_text(begun.text_encoder)
 
 
 def _origin(config: DictConfig) -> Origin:

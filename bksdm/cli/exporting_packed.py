@@ -10,7 +10,8 @@ from bksdm.export.folder import ExportSettings
 from bksdm.export.license import license_of_folder
 from bksdm.export.packed_parts import dtype_in
 from bksdm.export.pipeline import folder_guidance, load_pipeline
-from bksdm.export.pruned import PrunedSettings, export_pruned, sparsity_of
+from bksdm.export.pruned import PrunedSettings, export_pruned
+from bksdm.export.sparse import folder_sparsity
 from bksdm.models.address import hub_address
 
 
@@ -38,7 +39,7 @@ def unpack(packed: str, out: str | None, settings: ExportSettings) -> int:
             " students; leave them out"
         )
     folder, target = Path(packed).expanduser(), Path(out).expanduser()
-    plan, dtype = sparsity_of(folder), dtype_in(folder)
+    plan, dtype = folder_sparsity(folder), dtype_in(folder)
     if plan is None:
         raise InputError(f"packed={packed}: no sparsity.json there; expected a whole folder")
     dense = PrunedSettings(

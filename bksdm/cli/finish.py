@@ -12,12 +12,13 @@ from omegaconf import DictConfig
 from bksdm.cli.config import built, plain
 from bksdm.cli.evaluating import Plan, evaluate_models
 from bksdm.cli.models import NamedModel, curves, plan_values
-from bksdm.cli.student import cut
+from bksdm.cli.student import ancestor_of, beginning
 from bksdm.evaluation.cost.latency import LatencySettings
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import write_results
 from bksdm.export.folder import ExportSettings, export_student
 from bksdm.export.pipeline import assemble
+from bksdm.export.sparse import recount
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
 from bksdm.surgery.plan import BlockPlan
@@ -41,16 +42,27 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
     teacher = rest.teacher
     teacher.to("cpu")  # where the exported folder is compared
     student = load_student(rest.checkpoint)
+    wanted = config.protocol or ancestor_of(config.method.init)
+    begun = beginning(config, teacher, rest.plan) if wanted else None
+    around = teacher if begun is None else teacher.with_text(begun.text_encoder)
+    sparsity = None if begun is None else begun.sparsity
     settings = built(config.export, ExportSettings)
     about = about_student(rest.checkpoint, weights="ema", teacher_unet=teacher.unet.config)
     guidance = config.samples.sampling.guidance
+    networks = {"unet": student, "text_encoder": around.text_encoder}
     export_student(
-        teacher, student, folder.student, settings=settings, about=about, guidance=guidance
+        around,
+        student,
+        folder.student,
+        settings=settings,
+        about=about,
+        guidance=guidance,
+        sparsity=sparsity and recount(sparsity, networks),
     )
     print(f"student: {folder.student} (a diffusers folder, averaged weights; {settings.told})")
-    if config.protocol:
-        before = cut(teacher, rest.plan, init=config.method.init, seed=config.seed)
-        _evaluate(config, folder, rest, {"student before": before, "student after": student})
+    if config.protocol and begun is not None:
+        students = {"student before": begun.unet, "student after": student}
+        _evaluate(config, folder, rest, around, students)
     on_gpu = f", on the GPU {memory_gib(torch.device('cuda')):.2f} GiB" if gpu else ""
     print(f"peak memory: {memory_gib(torch.device('cpu')):.2f} GiB{on_gpu}")
     grids = sorted(folder.samples.glob("step_*.png"))
@@ -63,14 +75,18 @@ def _model(name: str, teacher: Teacher, unet: UNet2DConditionModel) -> NamedMode
 
 
 def _evaluate(
-    config: DictConfig, folder: RunFolder, rest: Rest, students: Mapping[str, UNet2DConditionModel]
+    config: DictConfig,
+    folder: RunFolder,
+    rest: Rest,
+    around: Teacher,
+    students: Mapping[str, UNet2DConditionModel],
 ) -> None:
-    """Beside the teacher, whose other parts they share."""
+    """Beside the teacher, whose other parts they share, but for a text encoder of their own."""
     teacher, plan = rest.teacher, plan_values(rest.plan, rest.teacher.unet.config)
     models = [_model("teacher", teacher, teacher.unet)]
     for name, unet in students.items():
         unet.eval().requires_grad_(requires_grad=False)
-        models.append(replace(_model(name, teacher, unet), plan=plan))
+        models.append(replace(_model(name, around, unet), plan=plan))
     models[-1] = replace(models[-1], curves=curves(folder.metrics))
     found = evaluate_models(
         models,

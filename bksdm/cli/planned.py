@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bksdm.cli.config import built, number, plain, run_path
 from bksdm.cli.logger_package import check_logger
-from bksdm.cli.student import picture_resolution
+from bksdm.cli.student import ancestor_of, picture_resolution
 from bksdm.data.limits import check_settings
 from bksdm.data.store import CacheSettings
 from bksdm.errors import InputError
@@ -27,6 +27,7 @@ from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
 from bksdm.surgery.blocks import student_config
 from bksdm.surgery.plan import BlockPlan
+from bksdm.training.beginning import Ancestor
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
 from bksdm.training.optim import OptimizerSettings
@@ -95,6 +96,8 @@ class Planned:
         teacher: all of it, but tensors have no contents.
         plan: of the student.
         student: config of the student's U-Net.
+        ancestor: the model that it begins as; None where that is the teacher, or nobody, or where
+            it is not here.
         resolution: pixels of a side.
         trainer: settings, whatever accelerators are here.
         speed: settings.
@@ -115,6 +118,7 @@ class Planned:
     teacher: Teacher | None
     plan: BlockPlan | None
     student: dict[str, Any] | None
+    ancestor: Ancestor | None
     resolution: int | None
     trainer: TrainerSettings | None
     speed: SpeedSettings | None
@@ -182,6 +186,7 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
         teacher=teacher,
         plan=plan,
         student=student,
+        ancestor=_ancestor(config, complaints),
         resolution=resolution,
         trainer=trainer,
         speed=speed,
@@ -203,6 +208,16 @@ def weightless(source: TeacherSource, parts: dict[str, dict[str, Any]]) -> Teach
 def _hollow(source: TeacherSource, parts: dict[str, dict[str, Any]]) -> Teacher:
     with FakeTensorMode(allow_non_fake_inputs=True):
         return load_teacher(weightless(source, parts))
+
+
+def _ancestor(config: DictConfig, complaints: Complaints) -> Ancestor | None:
+    try:
+        return ancestor_of(config.method.init)
+    except InputError as error:
+        # On another machine it may be there.
+        complaints.notes += [str(error)] * bool(config.device)
+        complaints.add([str(error)] * (not config.device))
+        return None
 
 
 def _device(config: DictConfig) -> Accelerator | None:

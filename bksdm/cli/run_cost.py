@@ -11,12 +11,16 @@ import torch
 
 from bksdm.cli.holds import Holds
 from bksdm.cli.planned import Planned, weightless
-from bksdm.cli.student import distillation
+from bksdm.cli.student import beginning, distillation
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.exact import Share
 from bksdm.errors import InputError
 from bksdm.models.cost import Cost, step_flops, text_encoder_macs, unet_cost, vae_encoder_macs
 from bksdm.models.teacher import Teacher, load_teacher
+from bksdm.surgery.blocks import empty_student
+from bksdm.surgery.plan import BlockPlan
+from bksdm.training.beginning import Beginning
+from bksdm.training.distill import Distillation
 from bksdm.training.estimate import (
     Disk,
     Pace,
@@ -61,7 +65,8 @@ def networks_of(run: Planned, holds: Holds) -> Networks | None:
     teacher = unet_cost(run.architecture["unet"], side, tokens=tokens)
     student = unet_cost(run.student, side, tokens=tokens)
     useful = step_flops(teacher.macs, student.macs)
-    extra = 0 if holds.text else text_encoder_macs(run.architecture["text_encoder"])
+    texts = (not holds.text) + bool(run.ancestor and run.ancestor.own_text)
+    extra = texts * text_encoder_macs(run.architecture["text_encoder"])
     extra += 0 if holds.latents else vae_encoder_macs(run.architecture["vae"], run.resolution)
     extra += student.macs if run.speed.gradient_checkpointing else 0
     return Networks(teacher, student, StepFlops(useful, useful + 2 * extra))
@@ -88,14 +93,26 @@ def memory_of(run: Planned, holds: Holds) -> Memory | None:
         moments=teacher.moments_shape(run.resolution) if holds.latents else None,
         text=(tokens, parts["unet"]["cross_attention_dim"]) if holds.text else None,
     )
+
+    def hollow() -> Distillation:
+        teacher = load_teacher(bare)
+        begun = _hollow_beginning(run, teacher, plan)
+        return distillation(run.config, teacher, plan, begun, speed=speed, data={})
+
     return traced_memory(
-        lambda: distillation(run.config, load_teacher(bare), plan, speed=speed, data={}),
+        hollow,
         batch=batch,
         precision=trainer.precision,
         ema_decay=ema_decay,
         cuda=run.on_gpu or run.lacks_gpu,
         processes=run.world,
     )
+
+
+def _hollow_beginning(run: Planned, teacher: Teacher, plan: BlockPlan) -> Beginning:
+    if run.ancestor is None:
+        return Beginning(unet=empty_student(teacher.unet.config, plan))
+    return run.ancestor.hollow(teacher, plan)
 
 
 def capacity_of(run: Planned) -> int | None:
@@ -172,7 +189,9 @@ def rehearsed(run: Planned, teacher: Teacher, data: ShardDataModule, *, done: in
     assert run.trainer is not None
     assert run.speed is not None
     steps = run.config.rehearsal + 1
-    module = distillation(run.config, teacher, run.plan, speed=run.speed, data=data.fingerprint)
+    begun = beginning(run.config, teacher, run.plan)
+    data_of = data.fingerprint
+    module = distillation(run.config, teacher, run.plan, begun, speed=run.speed, data=data_of)
     module.to(torch.device("cuda" if run.on_gpu else "cpu"))
     module.prepare(module.device)
     rehearsal = Rehearsal(

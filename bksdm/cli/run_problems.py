@@ -98,6 +98,13 @@ def teacher_is_here(known: Known) -> None:
         checked_unet_config(source)
 
 
+def beginning_fits(known: Known) -> None:
+    """What the student begins as has a shape for it, and is zero where it says."""
+    run = known.run
+    if run.ancestor is not None and run.architecture is not None and run.plan is not None:
+        run.ancestor.student(run.architecture["unet"], run.plan)
+
+
 def devices_are_here(known: Known) -> None:
     """As many as the settings name for a node."""
     trainer = known.run.trainer
@@ -196,6 +203,7 @@ CHECKS: Final[tuple[Callable[[Known], None], ...]] = (
     order_is_possible,
     scheduler_is_known,
     teacher_is_here,
+    beginning_fits,
     devices_are_here,
     precision_is_possible,
     same_configuration,

@@ -13,6 +13,7 @@ from bksdm.losses.distill import LossWeights
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
 from bksdm.surgery.plan import BlockPlan
+from bksdm.training.beginning import Ancestor, Beginning, find_ancestor
 from bksdm.training.distill import Distillation
 from bksdm.training.optim import OptimizerSettings
 from bksdm.training.speed import SpeedSettings
@@ -21,20 +22,48 @@ _PACKAGES: Final = ("bksdm", "torch", "diffusers", "transformers", "pytorch-ligh
 
 
 def cut(teacher: Teacher, plan: BlockPlan, *, init: str, seed: int) -> UNet2DConditionModel:
-    """The student before training; with init="random", weights are a function of the seed."""
+    """The student before training; with init="random", weights are a function of the seed.
+
+    Raises:
+        InputError: `init` is neither teacher nor random nor the folder of a model that fits.
+    """
     if init == "teacher":
         return remove_blocks(teacher.unet, plan=plan)
-    if init != "random":
-        raise InputError(f"method.init={init}: expected teacher or random")
+    ancestor = ancestor_of(init)
+    if ancestor is not None:
+        return ancestor.student(teacher.unet.config, plan)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return empty_student(teacher.unet.config, plan)
+
+
+def ancestor_of(init: str) -> Ancestor | None:
+    """The model that `method.init` names; None where that is the teacher, or nobody.
+
+    Raises:
+        InputError: it is not there.
+    """
+    return None if init in ("teacher", "random") else find_ancestor(str(init))
+
+
+def beginning(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> Beginning:
+    """The student of a run before training, with what it has of an ancestor.
+
+    Raises:
+        InputError: see `cut`.
+    """
+    init = config.method.init
+    ancestor = ancestor_of(init)
+    if ancestor is not None:
+        return ancestor.beginning(teacher, plan)
+    return Beginning(unet=cut(teacher, plan, init=init, seed=config.seed))
 
 
 def distillation(
     config: DictConfig,
     teacher: Teacher,
     plan: BlockPlan,
+    begun: Beginning,
     *,
     speed: SpeedSettings,
     data: dict[str, Any],
@@ -42,7 +71,7 @@ def distillation(
     """The module of a run on data of this fingerprint."""
     method = config.method
     return Distillation(
-        cut(teacher, plan, init=method.init, seed=config.seed),
+        begun.unet,
         teacher,
         pairs=feature_pairs(plan, teacher.unet.config),
         weights=built(method.weights, LossWeights),
@@ -51,12 +80,15 @@ def distillation(
         min_snr_gamma=method.min_snr_gamma,
         gradient_clip=method.gradient_clip,
         speed=speed,
+        text_encoder=begun.text_encoder,
+        masks=begun.masks,
         identity={
             "plan": plan.to_json(),
             "student_config": student_config(teacher.unet.config, plan),
             "teacher": teacher.source.identity,
             "data": data,
             "versions": {name: version(name) for name in _PACKAGES},
+            **({"init": dict(begun.identity)} if begun.identity else {}),
         },
     )
 

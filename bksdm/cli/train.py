@@ -24,7 +24,7 @@ from bksdm.cli.launch import typed_command
 from bksdm.cli.resume import fetch, resumed, run_address
 from bksdm.cli.same_run import check_same_run
 from bksdm.cli.start import start_processes
-from bksdm.cli.student import cut, distillation, picture_resolution
+from bksdm.cli.student import beginning, cut, distillation, picture_resolution
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.evaluation.environment import environment
 from bksdm.evaluation.generate import Sampling
@@ -223,7 +223,8 @@ def _parts(
     )
     data.accumulation(run.peers.process.world)
     speed = built(config.speed, SpeedSettings)
-    module = distillation(config, teacher, plan, speed=speed, data=data.fingerprint)
+    begun = beginning(config, teacher, plan)
+    module = distillation(config, teacher, plan, begun, speed=speed, data=data.fingerprint)
     ema = Ema(decay=config.ema_decay)
     samples = _sample_grid(run, teacher, plan, ema)
     return data, module, ema, samples, built(config.checkpoint, CheckpointSettings)

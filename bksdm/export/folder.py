@@ -17,6 +17,7 @@ from bksdm.export.about import ABOUT, About, write_about
 from bksdm.export.original import write_original
 from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
 from bksdm.export.proof import Claim, prove
+from bksdm.export.sparse import write_sparsity
 from bksdm.export.stranger import picture
 from bksdm.export.whole import (
     open_all_to_others,
@@ -26,6 +27,7 @@ from bksdm.export.whole import (
 )
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.identity_mid import with_identity_mid
+from bksdm.surgery.sparse.plan import SparsityPlan
 
 FP16: Final = "fp16"
 _NETWORKS: Final = ("unet", "vae", "text_encoder")
@@ -75,6 +77,7 @@ def export_student(
     settings: ExportSettings | None = None,
     about: About | None = None,
     guidance: float | None = None,
+    sparsity: SparsityPlan | None = None,
 ) -> None:
     """Write the student with the teacher's other parts, prove it, and only then give the folder its
     name.
@@ -87,6 +90,7 @@ def export_student(
         about: for `bksdm.json`; None writes none.
         guidance: classifier-free guidance scale that suits it, for `folder_guidance`; None says
             nothing.
+        sparsity: what is zero in it, for `folder_sparsity`; None says nothing.
 
     Raises:
         InputError: the folder holds what we did not write, or the student has no such form.
@@ -94,18 +98,16 @@ def export_student(
     """
     settings, folder = settings or ExportSettings(), folder.resolve()
     refuse_others(folder, mark=ABOUT)
-    if settings.single_file and not isinstance(student.config.layers_per_block, int):
-        raise InputError(
-            f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
-            " stage, and stock diffusers reads single files only where all stages have as many;"
-            " leave it out"
-        )
+    if settings.single_file:
+        _refuse_uneven(student)
     unet = with_identity_mid(student) if settings.identity_mid else student
     pipeline = assemble(teacher, unet)
     with scratch_folder(folder, "tmp") as temporary, scratch_folder(folder, "proof") as scratch:
         _write(pipeline, temporary, settings, name=folder.name)
         if guidance is not None:
             write_guidance(temporary, guidance)
+        if sparsity is not None:
+            write_sparsity(temporary, sparsity)
         if about is not None:
             write_about(temporary, replace(about, export=asdict(settings)))
         open_all_to_others(temporary)
@@ -151,6 +153,15 @@ def _same_answers(one: UNet2DConditionModel, other: UNet2DConditionModel, told: 
     one.train(training)
     if not torch.equal(*outputs):
         raise RuntimeError(told)
+
+
+def _refuse_uneven(student: UNet2DConditionModel) -> None:
+    if not isinstance(student.config.layers_per_block, int):
+        raise InputError(
+            f"export.single_file=true: the student has {student.config.layers_per_block} layers a"
+            " stage, and stock diffusers reads single files only where all stages have as many;"
+            " leave it out"
+        )
 
 
 def _write(

@@ -14,7 +14,6 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from bksdm import expected
-from bksdm.errors import InputError
 from bksdm.export.about import About, write_about
 from bksdm.export.license import License
 from bksdm.export.packed import rounded, write_packed
@@ -22,11 +21,11 @@ from bksdm.export.pipeline import write_guidance
 from bksdm.export.proof import prove
 from bksdm.export.pruned_card import PrunedCard, pruned_card_text, space
 from bksdm.export.pruned_proof import claim_of, compare_folder, shadow
+from bksdm.export.sparse import SPARSITY, write_sparsity
 from bksdm.export.whole import open_all_to_others, refuse_others, replace_folder, scratch_folder
 from bksdm.models.source import PACKED
 from bksdm.surgery.sparse.plan import ComponentSparsity, SparsityPlan, check_masks, counted
 
-SPARSITY: Final = "sparsity.json"  # beside model_index.json; stock diffusers does not look at it
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -101,7 +100,7 @@ def export_pruned(
     plan = _as_rounded(plan, pipeline, dtype)
     with scratch_folder(folder, "tmp") as temporary, scratch_folder(folder, "proof") as scratch:
         _write(pipeline, temporary, plan, settings)
-        (temporary / SPARSITY).write_text(plan.to_json() + "\n")
+        write_sparsity(temporary, plan)
         if guidance is not None:
             write_guidance(temporary, guidance)
         if about is not None:
@@ -122,21 +121,6 @@ def export_pruned(
         if settings.format == "dense" and settings.fresh_process:
             prove([claim_of(pipeline, temporary, dtype)], scratch)
         replace_folder(folder, temporary)
-
-
-def sparsity_of(folder: Path) -> SparsityPlan | None:
-    """What a folder says is zero in it; None for one that says nothing.
-
-    Raises:
-        InputError: what it says is no plan of this version.
-    """
-    path = folder / SPARSITY
-    if not path.is_file():
-        return None
-    try:
-        return SparsityPlan.from_json(path.read_text())
-    except InputError as error:
-        raise InputError(f"{path}: {error}; prune again") from error
 
 
 def _as_rounded(

@@ -4,7 +4,7 @@ Knows diffusers' and transformers' folder layout. Knows nothing of plans, losses
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class Teacher:
         """Move the networks, in place."""
         for module in (self.unet, self.vae, self.text_encoder):
             module.to(device=device, dtype=dtype or module.dtype)
+
+    def with_text(self, own: CLIPTextModel | None) -> "Teacher":
+        """The same with another text encoder, which is frozen, too; None changes nothing."""
+        return self if own is None else replace(self, text_encoder=own)
 
     @property
     def latent_factor(self) -> int:

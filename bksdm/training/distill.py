@@ -2,8 +2,9 @@
 section.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -12,8 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
+from transformers import CLIPTextModel
 
 from bksdm import expected
 from bksdm.batch import NoisyBatch, TextImageBatch
@@ -21,8 +22,8 @@ from bksdm.diffusion import Diffusion, sample_randomness
 from bksdm.losses.distill import LossTerms, LossWeights, distillation_terms
 from bksdm.models.teacher import Teacher
 from bksdm.training.optim import OptimizerSettings, clip_gradients
-from bksdm.training.predict import Predictor, compiled, predict
-from bksdm.training.speed import SpeedSettings
+from bksdm.training.predict import Predictor, compiled, predict, sent
+from bksdm.training.speed import SpeedSettings, share_out
 
 TERMS: Final = ("task", "output_kd", "feature_kd", "loss")  # as `training_step` returns them
 
@@ -34,6 +35,8 @@ class Distillation(pl.LightningModule):
     Args:
         student: the U-Net to be trained.
         teacher: the frozen teacher that it was cut from.
+        text_encoder: the student's own, frozen; None where it is the teacher's.
+        masks: by tensor of the student, where it is not zero, if it is to stay so (`held`).
         pairs: (teacher module, student module) whose outputs are compared.
         weights: weights of the loss terms.
         optimizer: optimiser settings.
@@ -57,6 +60,8 @@ class Distillation(pl.LightningModule):
         min_snr_gamma: float | None = None,
         gradient_clip: float = 1.0,
         speed: SpeedSettings = SpeedSettings(),  # noqa: B008 - frozen
+        text_encoder: CLIPTextModel | None = None,
+        masks: Mapping[str, Tensor] | None = None,
         identity: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -66,7 +71,8 @@ class Distillation(pl.LightningModule):
         expected.switch("method.normalise_features", normalise_features)
         self.student = student.train()
         # In a tuple, out of sight of nn.Module (and the Teacher itself is no module).
-        self._held = (teacher,)
+        self._held = (teacher, teacher.with_text(text_encoder))
+        self.masks = masks or {}
         self.diffusion = Diffusion.from_scheduler_config(dict(teacher.scheduler.config))
         self.teacher_taps = [name for name, _ in pairs]
         self.student_taps = [name for _, name in pairs]
@@ -89,6 +95,17 @@ class Distillation(pl.LightningModule):
         """The frozen teacher."""
         return self._held[0]
 
+    @property
+    def around(self) -> Teacher:
+        """The frozen parts around the student: the teacher's, but for a text encoder of its own."""
+        return self._held[1]
+
+    @property
+    def own_text(self) -> CLIPTextModel | None:
+        """The student's text encoder where it is not the teacher's."""
+        own = self.around.text_encoder
+        return None if own is self.teacher.text_encoder else own
+
     def setup(self, stage: str) -> None:
         """Put teacher and student where and how the steps want them."""
         del stage
@@ -98,26 +115,21 @@ class Distillation(pl.LightningModule):
         """The teacher goes to the device, the student gets its layout; both are compiled if they
         are to be, when they are first asked.
         """
-        self._held = (self.speed.frozen(self.teacher, device),)
+        own = self.own_text and self.own_text.to(device=device, dtype=self.speed.teacher_dtype)
+        teacher = self.speed.frozen(self.teacher, device)
+        self._held = (teacher, teacher.with_text(own))
         self.speed.lay_out(self.student)
         self.diffusion = self.diffusion.to(device)
-        teacher, student = self.teacher.unet, self.student
-        self._ask_teacher = self._eager(teacher, self.teacher_taps)
+        self._ask_teacher = self._eager(teacher.unet, self.teacher_taps)
         if self.speed.compile is not None:
-            graph = partial(compiled, mode=self.speed.compile)
-            self._ask_teacher = self._compiled.enter_context(graph(teacher, self.teacher_taps))
-            self._ask_student = self._compiled.enter_context(graph(student, self.student_taps))
+            start, graph = self._compiled.enter_context, partial(compiled, mode=self.speed.compile)
+            self._ask_teacher = start(graph(teacher.unet, self.teacher_taps))
+            self._ask_student = start(graph(self.student, self.student_taps))
 
     def configure_model(self) -> None:
         """Under FSDP2 each process keeps its share of the student, block by block."""
-        if self.device_mesh is None:
-            return
-        mesh = self.device_mesh["data_parallel"]
-        student = self.student
-        for block in (*student.down_blocks, student.mid_block, *student.up_blocks):
-            if block is not None:
-                fully_shard(block, mesh=mesh)
-        fully_shard(student, mesh=mesh)
+        if self.device_mesh is not None:
+            share_out(self.student, self.device_mesh["data_parallel"])
 
     def teardown(self, stage: str) -> None:
         """Give the compiled graphs' hooks back."""
@@ -135,7 +147,7 @@ class Distillation(pl.LightningModule):
             batch.seeds, (moments.shape[1] // 2, *moments.shape[2:]), steps=self.diffusion.steps
         )
         timesteps, noise, posterior_noise = (
-            self._sent(drawn) for drawn in (timesteps, noise, posterior_noise)
+            sent(drawn, self.device) for drawn in (timesteps, noise, posterior_noise)
         )
         latents = self.teacher.scaled_latents(moments, noise=posterior_noise).to(noise.dtype)
         return NoisyBatch(
@@ -145,12 +157,6 @@ class Distillation(pl.LightningModule):
             target=self.diffusion.target(latents, noise, timesteps),
             weights=self.diffusion.min_snr_weights(timesteps, gamma=self.min_snr_gamma),
         )
-
-    def _sent(self, drawn: Tensor) -> Tensor:
-        """On the device; pinned first, as a copy from other memory waits for all earlier steps."""
-        if self.device.type != "cuda":
-            return drawn.to(self.device)
-        return drawn.pin_memory().to(self.device, non_blocking=True)
 
     def encoded(self, batch: TextImageBatch) -> tuple[Tensor, Tensor]:
         """Moments of the latents (B, 2 C, h, w), and text states (B, T, D)."""
@@ -163,6 +169,14 @@ class Distillation(pl.LightningModule):
         if batch.text is not None:
             return moments, batch.text.to(self.teacher.text_encoder.dtype)
         return moments, self.teacher.encode_text(batch.tokens)
+
+    def as_student_reads(self, noisy: NoisyBatch, batch: TextImageBatch) -> NoisyBatch:
+        """The same with text states of the student's own text encoder, if it has one: those that
+        are cached are the teacher's.
+        """
+        if self.own_text is None:
+            return noisy
+        return replace(noisy, text=self.around.encode_text(batch.tokens))
 
     def terms(self, batch: TextImageBatch) -> LossTerms:
         """Noise, teacher, student, losses."""
@@ -177,7 +191,7 @@ class Distillation(pl.LightningModule):
         with self.speed.kernels():  # not around the VAE, whose head is too wide for some
             with torch.no_grad(), torch.autocast(self.device.type, enabled=cast):
                 target = ask_teacher(noisy)
-            guess = ask_student(noisy)
+            guess = ask_student(self.as_student_reads(noisy, batch))
         return distillation_terms(guess, target, noisy, normalise_features=self.normalise_features)
 
     def training_step(self, batch: TextImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -32,6 +32,13 @@ class Ema(StepCallback):
         self._saved: dict[str, Any] | None = None
         self._validating = ExitStack()
 
+    @property
+    def average(self) -> list[Tensor]:
+        """What this process has of each averaged weight, in the student's order; empty before
+        training.
+        """
+        return [] if self._average is None else list(self._average.shadow_params)
+
     @contextmanager
     def applied(self, student: nn.Module) -> Iterator[None]:
         """The student has the averaged weights inside this block."""

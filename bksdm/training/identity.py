@@ -20,13 +20,21 @@ def check_identity(
         InputError: it is of another plan or teacher, or of other data and `accept_changed` is not
             set.
     """
-    for name in ("plan", "teacher"):
-        if saved[name] != now[name]:
+    for name in ("plan", "teacher", "init"):  # the last only where it is an ancestor's folder
+        was, is_now = saved.get(name), now.get(name)
+        if was != is_now:
             raise InputError(
-                f"checkpoint {checkpoint} is of another {name}: {json.dumps(saved[name])},"
-                f" now {json.dumps(now[name])}; restore it, or choose another name="
+                f"checkpoint {checkpoint} is of another {name}: {_short(was)},"
+                f" now {_short(is_now)}; restore it, or choose another name="
             )
     check_same_data(saved["data"], now["data"], checkpoint=checkpoint, accept=accept_changed)
+
+
+def _short(value: Any) -> str:
+    """JSON; of an ancestor without the plan of its zeros, which its hashes stand for."""
+    if isinstance(value, dict):
+        value = {name: each for name, each in value.items() if name != "sparsity"}
+    return json.dumps(value)
 
 
 def check_same_data(

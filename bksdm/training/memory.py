@@ -26,12 +26,12 @@ class Memory:
     """Bytes that a training step holds at its peak, by part.
 
     Attributes:
-        weights: of the student.
+        weights: of the student, and its masks if it was pruned.
         gradients: of the student; one process frees them only before a backward.
         optimizer: its state.
         ema: the average.
         teacher: its U-Net.
-        encoders: VAE and text encoder.
+        encoders: VAE and text encoder, and the student's own if it has one.
         activations: everything else at the peak: what is kept for the backward, features,
             temporaries and the batch.
     """
@@ -171,7 +171,7 @@ def _prepare(module: Distillation, *, cuda: bool) -> None:
     no contents, so weights are put in the place of others.
     """
     teacher = module.teacher
-    frozen: tuple[nn.Module, ...] = (teacher.unet, teacher.vae, teacher.text_encoder)
+    frozen = [teacher.unet, *_encoders(module)]
     for network in frozen:
         _cast(network, module.speed.teacher_dtype)
     if cuda:
@@ -206,15 +206,20 @@ def _norms_in_float32(network: nn.Module) -> None:
 def _parts(rehearsal: Rehearsal) -> dict[str, int]:
     module = rehearsal.module
     parameters = list(module.student.parameters())
-    encoders = (module.teacher.vae, module.teacher.text_encoder)
+    encoders = _encoders(module)
     return {
-        "weights": _bytes(_tensors(module.student)),
+        "weights": _bytes([*_tensors(module.student), *module.masks.values()]),
         "gradients": _bytes(each.grad for each in parameters if each.grad is not None),
         "optimizer": _bytes(tree_leaves([*rehearsal.optimizer.state.values()])),
         "ema": _bytes(rehearsal.ema.shadow_params),
         "teacher": _bytes(_tensors(module.teacher.unet)),
         "encoders": _bytes(tensor for each in encoders for tensor in _tensors(each)),
     }
+
+
+def _encoders(module: Distillation) -> list[nn.Module]:
+    own = module.own_text
+    return [module.teacher.vae, module.teacher.text_encoder, *([] if own is None else [own])]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

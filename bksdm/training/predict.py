@@ -72,5 +72,12 @@ def compiled(
         yield run
 
 
+def sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """On the device; pinned first, as a copy from other memory waits for all earlier steps."""
+    if device.type != "cuda":
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)
+
+
 def _inputs(unet: UNet2DConditionModel, noisy: NoisyBatch) -> tuple[Tensor, Tensor, Tensor]:
     return noisy.latents.to(unet.dtype), noisy.timesteps, noisy.text.to(unet.dtype)

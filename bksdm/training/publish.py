@@ -25,7 +25,7 @@ _STAGE: Final = ".push"  # in the run's folder
 _TRIES, _PAUSE = 20, 0.05  # seconds
 _OF_A_STUDENT: Final = (
     *("unet/*", "vae/*", "text_encoder/*", "tokenizer/*", "scheduler/*"),
-    *("model_index.json", "sampling.json", "bksdm.json", "*.safetensors"),
+    *("model_index.json", "sampling.json", "bksdm.json", "sparsity.json", "*.safetensors"),
 )
 
 

@@ -14,6 +14,7 @@ from diffusers.training_utils import EMAModel
 
 from bksdm.batch import TextImageBatch
 from bksdm.training.distill import Distillation
+from bksdm.training.held import held_weights, hold_zeros
 from bksdm.training.optim import clip_gradients
 
 
@@ -27,7 +28,7 @@ class StepTime:
 
 class Rehearsal:
     """The optimiser steps of a run, in the order in which the Trainer takes their parts: forward,
-    gradients away, backward, clipping, optimiser, schedule, average.
+    gradients away, backward, masks, clipping, optimiser, schedule, average.
 
     Args:
         module: whose student is trained; prepared, on its device.
@@ -53,6 +54,7 @@ class Rehearsal:
         self.optimizer, self.schedule = module.optimizer_settings.build(
             module.student, max_steps=max_steps
         )
+        self.held = held_weights(module.student, module.masks)
         self.ema = EMAModel(module.student.parameters(), decay=ema_decay, foreach=True)
 
     def step(self, micro_batches: Sequence[TextImageBatch]) -> None:
@@ -65,6 +67,7 @@ class Rehearsal:
             if number == 0:
                 self.optimizer.zero_grad(set_to_none=self.processes == 1)
             (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
+        hold_zeros(self.held.values())
         clip_gradients(self.module.student, self.module.gradient_clip)
         self.optimizer.step()
         self.schedule.step()

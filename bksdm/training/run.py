@@ -19,6 +19,7 @@ from bksdm.training.checkpoint import newest_checkpoint, read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
+from bksdm.training.held import held_zeros
 from bksdm.training.identity import check_identity
 from bksdm.training.loggers import run_loggers
 from bksdm.training.peers import Peers, lost_told
@@ -127,7 +128,7 @@ def fit(
         background_saves=checkpoints.background,
         default_root_dir=folder.path,
         logger=loggers,
-        callbacks=[ema, bad, telemetry, samples, progress, *best, last],
+        callbacks=[ema, *held_zeros(module, ema), bad, telemetry, samples, progress, *best, last],
     )
     trainer.accumulate_grad_batches = data.accumulation(trainer.world_size)
     trainer.val_check_interval = settings.validate_every_n_steps * trainer.accumulate_grad_batches

@@ -19,6 +19,7 @@ from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.grid import grid
 from bksdm.evaluation.prompts import Prompt
 from bksdm.export.pipeline import assemble
+from bksdm.models.teacher import Teacher
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.peers import Peers
@@ -65,12 +66,12 @@ class SampleGrid(StepCallback):
         if not self._fixed:
             before = self.before().to(module.device).eval()
             self._fixed = {
-                "teacher": self._images(module, module.teacher.unet),
-                "student before": self._images(module, before),
+                "teacher": self._images(module.teacher, module.teacher.unet),
+                "student before": self._images(module.around, before),
             }
         module.student.eval()
         with self.ema.applied(module.student):
-            now = self._images(module, module.student)
+            now = self._images(module.around, module.student)
         module.student.train()
         if not self.peers.process.first:
             return
@@ -84,14 +85,14 @@ class SampleGrid(StepCallback):
                     "samples", np.asarray(sheet), trainer.global_step, dataformats="HWC"
                 )
 
-    def _images(self, module: Distillation, unet: UNet2DConditionModel) -> list[Tensor]:
-        pipeline = assemble(module.teacher, unet)
+    def _images(self, around: Teacher, unet: UNet2DConditionModel) -> list[Tensor]:
+        pipeline = assemble(around, unet)
         # All forwards of a student that is shared out (FSDP2) are made together.
         together = isinstance(next(unet.parameters()), DTensor)
         world = 1 if together else self.peers.process.world
         mine = self.prompts if together else self.prompts[self.peers.process.rank :: world]
-        frozen = module.teacher.unet.dtype  # of the text states, too, which a float32 U-Net gets
-        with torch.autocast(module.device.type, dtype=frozen, enabled=unet.dtype != frozen):
+        frozen = around.unet.dtype  # of the text states, too, which a float32 U-Net gets
+        with torch.autocast(around.unet.device.type, dtype=frozen, enabled=unet.dtype != frozen):
             drawn = [image.pixels for image in generate(pipeline, mine, self.sampling)]
         shares = self.peers.gathered(drawn)
         return [shares[i % world][i // world] for i in range(len(self.prompts))]

@@ -13,6 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -119,3 +121,11 @@ class SpeedSettings:
         """Tell DistributedDataParallel in which precision; of anything else, nothing."""
         if self.allreduce == "bfloat16" and isinstance(wrapped, DistributedDataParallel):
             wrapped.register_comm_hook(None, bf16_compress_hook)
+
+
+def share_out(student: UNet2DConditionModel, mesh: DeviceMesh) -> None:
+    """FSDP2, in place: each process keeps its share of the weights, block by block."""
+    for block in (*student.down_blocks, student.mid_block, *student.up_blocks):
+        if block is not None:
+            fully_shard(block, mesh=mesh)
+    fully_shard(student, mesh=mesh)

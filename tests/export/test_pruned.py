@@ -21,7 +21,8 @@ from bksdm.export.about import About, about_folder
 from bksdm.export.card import check_card
 from bksdm.export.license import License
 from bksdm.export.pipeline import folder_guidance, load_pipeline
-from bksdm.export.pruned import SPARSITY, PrunedSettings, export_pruned, sparsity_of
+from bksdm.export.pruned import PrunedSettings, export_pruned
+from bksdm.export.sparse import SPARSITY, folder_sparsity
 from bksdm.models.source import PACKED, TeacherSource
 from bksdm.models.teacher import load_teacher
 from bksdm.surgery.sparse.layers import LINEAR_CONV, Selection, prunable
@@ -142,7 +143,7 @@ def test_half_precision_counts_what_is_zero_there(tmp_path: Path) -> None:
     weight = pipeline.unet.get_parameter(first.name)
     weight.data[weight != 0] *= 1e-9  # half precision ends at 6e-8
     export_pruned(pipeline, tmp_path / "p", plan, settings=replace(PACKED_ONE, dtype="float16"))
-    found = sparsity_of(tmp_path / "p")
+    found = folder_sparsity(tmp_path / "p")
     assert found is not None
     assert found.components[0].tensors[0].zeros == first.size > first.zeros
     assert found.components[0].tensors[0].criterion == "coin"
@@ -210,15 +211,15 @@ def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
         assert about is not None
         assert about.export["format"] == settings.format
         assert folder_guidance(folder) == 5
-        assert sparsity_of(folder) == plan
+        assert folder_sparsity(folder) == plan
         assert oct(folder.joinpath("unet", "config.json").stat().st_mode)[-2:] == "44"
 
 
 def test_a_folder_without_a_plan_and_one_with_something_else(tmp_path: Path) -> None:
-    assert sparsity_of(tmp_path) is None
+    assert folder_sparsity(tmp_path) is None
     (tmp_path / SPARSITY).write_text('{"components": 3}')
     with pytest.raises(InputError, match="not a sparsity plan of this version"):
-        sparsity_of(tmp_path)
+        folder_sparsity(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ from bksdm.evaluation.results import (
     write_results,
 )
 from bksdm.evaluation.score import Score
+from bksdm.export.sparse import folder_sparsity, write_sparsity
 from bksdm.models.cost import parameter_count
 from bksdm.processes import Process
 from bksdm.surgery.sparse.accounting import Accounting, Sizes, accounting
 from bksdm.surgery.sparse.plan import SparsityPlan
 
-PLAN: Final = "sparsity.json"
 DENSE: Final = "dense"
 _SHOWN: Final = 8  # pictures of a version that are kept, of each seed
 
@@ -102,7 +102,8 @@ class Study:
         """A version, made and judged, or read if it was before."""
         folder, seed = self._of(configuration), configuration.seed
         if self.has(configuration):
-            plan = SparsityPlan.from_json((folder / PLAN).read_text())
+            plan = folder_sparsity(folder)
+            assert plan is not None
             return self._measured(configuration, seed, plan, _read(folder), folder)
         self.dense(seed)
         baseline = self._gallery(self._folder(DENSE, {"seed": seed}), seed)
@@ -115,7 +116,7 @@ class Study:
             already_sparse=self.already_sparse,
         )
         with version as plan:
-            (folder / PLAN).write_text(plan.to_json() + "\n")
+            write_sparsity(folder, plan)
             scores = self._scores(folder, seed, gallery, baseline)
         self._thin_out(gallery, seed)
         return self._measured(configuration, seed, plan, scores, folder)
