@@ -91,7 +91,7 @@ bench-eval: $(STAMP)  ## What evaluation adds to its networks, in ratios (docs/e
 bench-memory: $(STAMP)  ## Memory of a training step, estimated and measured (ARGS=--large: SD-1.4, 16 GB)
 	$(BIN)/python -m bench.memory $(ARGS)
 
-bench-prune: $(STAMP)  ## Packing at the size of SD-2's text encoder: speed, sizes, memory (docs/performance.md)
+bench-prune: $(STAMP)  ## Magnitude pruning and packing at the size of SD 2: speed, sizes, memory (docs/pruning.md)
 	$(BIN)/python -m bench.prune $(ARGS)
 
 bench: $(STAMP)  ## Training steps in ratios: bare loop, reference recipe, every switch (docs/performance.md)

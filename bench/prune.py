@@ -1,4 +1,5 @@
-"""Pruning and packing at real sizes: the text encoder of Stable Diffusion 2, with random weights.
+"""Pruning and packing at real sizes, of Stable Diffusion 2 with random weights: magnitude on both
+networks (`zeroing`), and the packed form of the text encoder.
 
 Speed is in bytes of the dense weights, on one thread, the median of some runs. Memory is the most
 that a fresh process has had (VmHWM) more than before it loads, as a share of the dense weights.
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import yaml
-from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
+from bench.zeroing import DTYPES, empty, status, zeroing
 from bksdm.evaluation.report import table
 from bksdm.export.packed import packed_bytes, write_packed
 from bksdm.export.packed_parts import packed_networks
@@ -34,17 +34,6 @@ from bksdm.models.source import PACKED
 from bksdm.surgery.sparse.layers import Selection, prunable
 
 MB: Final = 10**6
-DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
-
-
-def empty_encoder() -> CLIPTextModel:
-    """SD-2's text encoder without weights."""
-    config = dict[str, Any]()
-    for teacher in ("sd14", "sd21_base"):  # the second says what is other than in the first
-        text = (Path(__file__).parents[1] / f"conf/teacher/{teacher}.yaml").read_text()
-        config |= yaml.safe_load(text)["architecture"]["text_encoder"]
-    with init_empty_weights(include_buffers=False):
-        return CLIPTextModel(CLIPTextConfig(**config))
 
 
 def pruned_names(encoder: CLIPTextModel) -> list[str]:
@@ -77,16 +66,10 @@ def seconds(act: Callable[[], Any], *, repeats: int) -> float:
     return statistics.median(times)
 
 
-def pruning(repeats: int) -> str:
-    """Speed of magnitude pruning: to come."""
-    del repeats
-    return ""
-
-
 def packing(folder: Path, *, sparsity: float, repeats: int) -> str:
     """Speed of packing and unpacking, sizes, and memory of loading."""
     torch.set_num_threads(1)
-    encoder = empty_encoder()
+    encoder = empty("text_encoder")
     rows = []
     for kind, dtype in DTYPES.items():
         state = random_weights(encoder, dtype, sparsity=sparsity)
@@ -157,10 +140,10 @@ def load_here(folder: Path, how: str) -> int:
     """Bytes by which this process grows while it loads."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before = _status("VmRSS")
+    before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
     kept = LOADS[how](folder)
-    peak = _status("VmHWM") - before
+    peak = status("VmHWM") - before
     del kept
     return peak
 
@@ -170,11 +153,6 @@ def grown(folder: Path, how: str) -> int:
     command = [sys.executable, "-m", "bench.prune", "--load", str(folder), how]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
     return int(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def main() -> None:
@@ -189,8 +167,7 @@ def main() -> None:
         folder, how = arguments.load
         print(json.dumps(load_here(Path(folder), how)))
         return
-    if told := pruning(arguments.repeats):
-        print(told)
+    print(f"{zeroing()}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         print(packing(Path(folder), sparsity=arguments.sparsity, repeats=arguments.repeats))
 

@@ -79,8 +79,7 @@ class Budget:
             return kept(groups, self.pattern.m - self.pattern.n).view(scores.shape)
         if self.granularity is Granularity.ROW:
             return kept(scores, drop_count(self.sparsity, scores.shape[1]))
-        drop = drop_count(self.sparsity, scores.numel())
-        return kept(scores.reshape(1, -1), drop).view(scores.shape)
+        return kept_of_tensor(scores, drop_count(self.sparsity, scores.numel()))
 
 
 def drop_count(sparsity: float, size: int) -> int:
@@ -101,12 +100,14 @@ def kept(scores: Tensor, drop: int) -> Tensor:
 def _drop_ties(stay: Tensor, ties: Tensor, *, keep: int) -> None:
     """Let the last of the ties stay, as many as make `keep` in each row."""
     spare = keep - stay.sum(1)
-    rows = spare.nonzero().flatten()
-    if len(rows) == 0:
+    if not spare.any():
         return
-    among = ties[rows]
-    from_the_end = among.flip(1).cumsum(1, dtype=torch.int32).flip(1)
-    stay[rows] |= among & (from_the_end <= spare[rows, None])
+    rows, columns = ties.nonzero(as_tuple=True)  # in order: by row, then by column
+    counts = ties.sum(1)
+    before = counts.cumsum(0) - counts
+    place = torch.arange(len(rows), device=rows.device) - before[rows]
+    last = place >= (counts - spare)[rows]
+    stay[rows[last], columns[last]] = True
 
 
 _HIGH: Final = 16  # bits of a float32 that the first pass looks at
@@ -169,6 +170,15 @@ def kept_above(scores: Tensor, cut: Cut) -> tuple[Tensor, Cut]:
     places = (scores == cut.threshold).view(-1).nonzero().flatten()[: cut.ties]
     stay.view(-1)[places] = False
     return stay, Cut(cut.threshold, cut.ties - len(places))
+
+
+def kept_of_tensor(scores: Tensor, drop: int) -> Tensor:
+    """Mask (R, C) that has lost the `drop` lowest scores of all. Two histograms are several times
+    faster than a selection of millions.
+    """
+    if drop == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return kept_above(scores, component_cut(lambda: [scores], drop))[0]
 
 
 def check_pattern(pattern: Pattern, name: str, columns: int) -> None:

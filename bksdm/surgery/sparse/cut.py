@@ -254,7 +254,7 @@ def _refuse(
 ) -> None:
     zeros = size = 0
     for name, layer in layers.items():
-        if not layer.weight.isfinite().all():
+        if not torch.stack(torch.aminmax(layer.weight.detach())).isfinite().all():
             raise InputError(
                 f"{component} {name}.weight has values that are no numbers, which have no order;"
                 " load the model in another precision, or leave it out with exclude="

@@ -11,7 +11,7 @@ R outputs, C columns.
 import torch
 from torch import Tensor
 
-from bksdm.surgery.sparse.budget import Budget, Granularity, drop_count, kept
+from bksdm.surgery.sparse.budget import Budget, Granularity, drop_count, kept, kept_of_tensor
 
 
 def compensated(
@@ -61,7 +61,7 @@ def _stay(scores: Tensor, budget: Budget, stop: int, gone: int) -> tuple[Tensor,
         due = drop_count(budget.sparsity, stop) - drop_count(budget.sparsity, stop - width)
         return kept(scores, due), gone
     due = drop_count(budget.sparsity, rows * stop)
-    return kept(scores.reshape(1, -1), due - gone).view(scores.shape), due
+    return kept_of_tensor(scores.float(), due - gone), due
 
 
 def _factor(hessian: Tensor, dead: Tensor, damping: float) -> Tensor:
