@@ -71,6 +71,8 @@ def threshold(
     places = np.array([0.0, *sparsities])
 
     def found(qualities: Floats) -> float:
+        if qualities[0] <= floor:  # there is nothing to lose
+            return math.inf
         return crossing(places, qualities, qualities[0] - loss * (qualities[0] - floor))
 
     rng, count = np.random.default_rng(_SEED), items.shape[1]
