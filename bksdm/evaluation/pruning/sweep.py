@@ -145,7 +145,7 @@ def _floor(swept: Swept, name: str) -> float:
         return 0.0
     every = (swept.dense, *swept.versions)
     values = [np.mean(_qualities(v.scores[name])) for v in every if name in v.scores]
-    return float(min(value for value in values if math.isfinite(value)))
+    return float(min(filter(math.isfinite, values), default=math.nan))
 
 
 def loss_of(version: Version, decide: str) -> float:

@@ -88,6 +88,12 @@ def test_a_dense_model_at_the_floor_has_nothing_to_lose() -> None:
         assert found == Threshold(value=None, low=None, high=None)
 
 
+def test_a_quality_that_is_no_number_is_lost_right_after_the_point_before() -> None:
+    for broken in (math.nan, -math.inf):
+        found = threshold([0.3, 0.6], mean_only(1.0, [0.9, broken]), floor=0.0, loss=CLIFF)
+        assert found.value == 0.3
+
+
 def test_scores_of_which_lower_is_better_are_turned_over_by_their_sign() -> None:
     # A loss of 0.1 rises to 0.5: the worst. Half the range is 0.3, half way to the first point.
     found = threshold([0.4], -mean_only(0.1, [0.5]), floor=-0.5, loss=CLIFF)

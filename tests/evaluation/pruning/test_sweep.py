@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from bksdm.evaluation.fingerprint import part_hashes
@@ -201,16 +201,10 @@ def test_knees_and_cliffs_follow_from_the_csv(once: tuple[Path, Swept, str]) -> 
         damage = known["text encoder", label, "denoising loss"]
         for threshold, share in ((damage.knee, KNEE), (damage.cliff, CLIFF)):
             level = qualities[0] - share * (qualities[0] + max(losses))
-            wanted = crossing(*map(np_array, (places, qualities)), level)
+            wanted = crossing(np.array(places), np.array(qualities), level)
             assert (threshold.value or float("inf")) == pytest.approx(wanted)
     assert not any(curve == "pairs" for curve, _, _ in known)  # it is no line
     assert not any(score.startswith("SSIM") for _, _, score in known)  # neither way is good
-
-
-def np_array(values: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.array(values)
 
 
 def test_the_summary_is_json_of_the_same(once: tuple[Path, Swept, str], tmp_path: Path) -> None:
