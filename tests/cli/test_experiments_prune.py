@@ -84,11 +84,8 @@ def test_the_published_totals_weigh_requested_sparsities_by_whole_sizes() -> Non
 
 @pytest.mark.parametrize("name", ["sd2_grid", "shapes_grid", "shapes_quick"])
 def test_every_version_of_a_sweep_can_be_asked_for(name: str) -> None:
-    config = (
-        composed(f"experiment={name}", "calibration.prompts.path=a.txt")
-        if (name == "sd2_grid")
-        else composed(f"experiment={name}")
-    )
+    data = ["calibration.prompts.path=a.txt"] * (name == "sd2_grid")
+    config = composed(f"experiment={name}", *data)
     curves = curves_of(config)
     made = configurations(curves, 0)
     for _, configuration in made:
