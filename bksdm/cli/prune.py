@@ -19,9 +19,11 @@ from bksdm.evaluation.pruning.calibration import CalibrationSettings
 from bksdm.evaluation.pruning.grid import Configuration, Point
 from bksdm.evaluation.pruning.study import sizes_of
 from bksdm.evaluation.pruning.tables import accounting_table
-from bksdm.evaluation.pruning.version import prune_pipeline
+from bksdm.evaluation.pruning.version import prune_pipeline, refuse_empty
 from bksdm.export.pipeline import best_device
 from bksdm.export.pruned import PrunedSettings, export_pruned
+from bksdm.export.sparse import SPARSITY
+from bksdm.export.whole import refuse_others
 from bksdm.models.cost import parameter_count
 from bksdm.models.source import TeacherSource, architecture
 from bksdm.surgery.sparse.accounting import Sizes, accounting, planned
@@ -37,6 +39,11 @@ def run(config: DictConfig) -> int:
     point = Point(text_encoder=config.text_encoder, unet=config.unet)
     if config.find and config.curves:
         raise InputError("find=best and curves=: expected one of them; leave experiment= out")
+    if point.pruned and (config.find or config.curves):
+        raise InputError(
+            f"text_encoder={config.text_encoder} unet={config.unet}: they are of one model; leave"
+            " them out, or find=best and experiment="
+        )
     if not (point.pruned or config.find or config.curves):
         raise InputError(
             "nothing to prune: text_encoder=0 and unet=0; expected a share of zeros for one of"
@@ -44,6 +51,8 @@ def run(config: DictConfig) -> int:
         )
     methods = _methods(config)
     if switch(config, "dry_run"):
+        if not point.pruned:
+            raise InputError("dry_run=true counts one model; expected text_encoder= or unet=")
         return _count(config, point, methods)
     if config.find:
         return run_search(config, to_prune(config), methods)
@@ -82,6 +91,7 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
     )
     model = to_prune(config)
     out = Path(str(config.out)).expanduser() if config.out else _folder_of(model, configuration)
+    refuse_others(out.resolve(), mark=SPARSITY)  # before the work, too
     pipeline = model.load()
     device = best_device()
     if any(methods[name].needs for name in point.pruned):
@@ -131,6 +141,9 @@ def _count(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> i
     layers = dict(
         zip(COMPONENTS, prunable(list(networks.values()), configuration.selection), strict=True)
     )
+    refuse_empty(layers, point.pruned)
+    for name, share in point.pruned.items():
+        methods[name].budget(share)
     plan = SparsityPlan(
         components=tuple(
             planned(

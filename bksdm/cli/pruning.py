@@ -63,12 +63,20 @@ def curves_of(config: DictConfig) -> list[Curve]:
     Raises:
         InputError: one has a criterion that is not described, or no points.
     """
+    for name in ("criteria", "curves"):
+        if not isinstance(config[name], DictConfig):
+            raise InputError(
+                f"{name}={config[name]}: expected entries by name, as those of"
+                " conf/experiment/shapes_grid.yaml"
+            )
     known = {
         str(name): method_of(node, f"criteria.{name}") for name, node in config.criteria.items()
     }
     found = []
     for name, node in config.curves.items():
         grid = built(node.grid, object)
+        if not node.criteria:
+            raise InputError(f"curves.{name}.criteria: expected at least one of {', '.join(known)}")
         curve = Curve(
             name=str(name),
             grid=_grid(grid, str(name)),
@@ -91,7 +99,7 @@ def _labelled(
     entry: Any, known: Mapping[str, Method], curve: str
 ) -> tuple[str, Mapping[str, Method]]:
     """A criterion's name for both components, or {component: name}."""
-    names = dict.fromkeys(COMPONENTS, entry) if isinstance(entry, str) else dict(entry)
+    names = entry if isinstance(entry, DictConfig) else dict.fromkeys(COMPONENTS, entry)
     for component in COMPONENTS:
         if names.get(component) not in known:
             raise InputError(

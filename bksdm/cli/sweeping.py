@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig
 
 from bksdm import expected
 from bksdm.atomic import replacing
-from bksdm.cli.config import task_overrides
+from bksdm.cli.config import folder, task_overrides
 from bksdm.cli.progress import Progress
 from bksdm.cli.pruning import curves_of, selection_of, study_of
 from bksdm.cli.to_prune import ToPrune
@@ -146,5 +146,6 @@ def _seeds(config: DictConfig) -> list[int]:
 
 
 def _out(config: DictConfig, model: ToPrune, what: str) -> Path:
-    out = config.out
-    return Path(str(out)).expanduser() if out else Path("pruned") / f"{slug(model.name)}-{what}"
+    if config.out:
+        return folder(config, "out")
+    return Path("pruned") / f"{slug(model.name)}-{what}"

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built
-from bksdm.cli.models import guidance_of, location, named_model, teacher_source
+from bksdm.cli.models import NamedModel, guidance_of, location, named_model, teacher_source
 from bksdm.errors import InputError
 from bksdm.export.about import About, about_folder
 from bksdm.export.license import License, license_of, license_of_folder
@@ -63,11 +63,22 @@ def _named(name: str) -> ToPrune:
     own = license_of_folder(local) if local else None
     return ToPrune(
         name=Path(name).name,
-        load=model.load,
+        load=partial(_of_model, model),
         about=about_folder(local) if local else None,
         guidance=guidance_of(name),
         license=own or (_inherited(teacher) if teacher else None),
     )
+
+
+def _of_model(model: NamedModel) -> StableDiffusionPipeline:
+    pipeline = model.load()
+    extra = pipeline.unet.config.addition_embed_type
+    if extra:  # Stable Diffusion XL: of its folder, only some parts were read
+        raise InputError(
+            f"model {model.name}: its U-Net takes more than a text (addition_embed_type={extra});"
+            " expected a model of the Stable Diffusion 1 or 2 family"
+        )
+    return pipeline
 
 
 def _of_teacher(source: TeacherSource) -> StableDiffusionPipeline:

@@ -24,7 +24,12 @@ GROUPS = {
     if folder.is_dir()
 }
 GIVEN_BY_CODE = {"seed", "teacher"}  # what `cli.train` adds to the data's settings
-VERB_OF = {"source": "prepare", "reference": "prepare"}  # that has the group; train has the others
+VERB_OF = {  # that has the group; train has the others
+    "source": "prepare",
+    "reference": "prepare",
+    "criterion": "prune",
+    "calibration": "prune",
+}
 OPTIONS = [
     (group, name) for group, names in GROUPS.items() for name in names if group != "__pycache__"
 ]
@@ -35,6 +40,12 @@ def composed(verb: str, *overrides: str) -> DictConfig:
         config = compose(verb, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     return config
+
+
+def noted(experiment: str) -> str:
+    """The verb of an experiment, from its lab note."""
+    note = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()[1]
+    return note.removeprefix("# bksdm ").split()[0]
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
@@ -76,7 +87,8 @@ def test_every_verb_composes(verb: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_every_target_binds(group: str, name: str) -> None:
-    config = composed(VERB_OF.get(group, "train"), f"{group}={name}")
+    verb = noted(name) if group == "experiment" else VERB_OF.get(group, "train")
+    config = composed(verb, f"{group}={name}")
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     found = list(targets({key: value for key, value in values.items() if key != "hydra"}))
@@ -115,7 +127,7 @@ def test_the_published_recipe_is_the_published_recipe() -> None:
 def test_every_experiment_opens_with_a_lab_note() -> None:
     for path in (CONF / "experiment").glob("*.yaml"):
         head = path.read_text().splitlines()[1]
-        assert head.startswith("# bksdm train"), path
+        assert head.startswith(("# bksdm train", "# bksdm prune")), path
 
 
 def test_every_option_says_what_it_is() -> None:

@@ -38,13 +38,16 @@ RECIPES = {
 }
 
 
+SWEEPS = ("sd2_grid", "shapes_grid", "shapes_quick")  # of `bksdm prune`; the others are runs
+
+
 @pytest.fixture
 def settings(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> Callable[..., Settings]:
-    """What `bksdm train ... --cfg job --resolve` prints."""
+    """What `bksdm VERB ... --cfg job --resolve` prints."""
 
-    def composed(*arguments: str) -> Settings:
-        data = ["data.shards=a.tar", "data.validation_shards=b.tar"]
-        assert run_cli("train", *arguments, *data, "--cfg", "job", "--resolve") == 0
+    def composed(*arguments: str, verb: str = "train") -> Settings:
+        data = ["data.shards=a.tar", "data.validation_shards=b.tar"] * (verb == "train")
+        assert run_cli(verb, *arguments, *data, "--cfg", "job", "--resolve") == 0
         result: Settings = yaml.safe_load(capsys.readouterr().out)
         return result
 
@@ -59,7 +62,8 @@ def costs(config: Settings) -> tuple[Cost, Cost]:
 
 
 def test_there_is_a_file_for_every_published_recipe_and_no_other() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*RECIPES, "bk_sdm", "shapes"}
+    runs = {*RECIPES, "bk_sdm", "shapes"}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*runs, *SWEEPS}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -67,10 +71,13 @@ def test_every_experiment_composes_by_the_command_in_its_lab_note(
     name: str, settings: Callable[..., Settings]
 ) -> None:
     command = (FOLDER / f"{name}.yaml").read_text().splitlines()[1]
-    overrides = re.findall(r"[a-z_.]+=(?:'[^']*'|\S+)", command)
-    config = settings(*[item for item in overrides if not item.startswith("data.")])
-    assert config["trainer"]["max_steps"] > 0
-    if name in RECIPES:
+    verb = re.findall(r"bksdm (\w+)", command)[0]
+    alone = command.split(";")[0]
+    overrides = re.findall(r"[a-z0-9_.]+=(?:'[^']*'|\S+)", alone)
+    config = settings(*[item for item in overrides if not item.startswith("data.")], verb=verb)
+    assert verb == ("prune" if name in SWEEPS else "train")
+    assert config["curves"] if name in SWEEPS else config["trainer"]["max_steps"] > 0
+    if name in (*RECIPES, *SWEEPS):
         assert f"experiment={name}" in overrides
 
 

@@ -50,6 +50,11 @@ class CalibrationSettings:
                 f"calibration.prompts={self.prompts}: expected their settings, as"
                 " conf/calibration/*.yaml have them"
             )
+        if self.sampling.dtype is not None:
+            raise InputError(
+                f"calibration.sampling.dtype={self.sampling.dtype}: it would cast the model that is"
+                " pruned; expected null"
+            )
 
     def read(self) -> list[Prompt]:
         """The prompts.

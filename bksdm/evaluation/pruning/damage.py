@@ -44,9 +44,10 @@ def crossing(sparsities: Floats, qualities: Floats, level: float) -> float:
 
     Args:
         sparsities: (P,), increasing, the dense model's 0 first.
-        qualities: (P,), higher is better.
+        qualities: (P,), higher is better; what is no number is lost.
         level: of quality.
     """
+    qualities = np.where(np.isnan(qualities), -math.inf, qualities)
     below = np.flatnonzero(qualities < level)
     if len(below) == 0:
         return math.inf
@@ -71,6 +72,8 @@ def threshold(
     places = np.array([0.0, *sparsities])
 
     def found(qualities: Floats) -> float:
+        if not qualities[0] > floor:  # there is nothing to lose
+            return math.inf
         return crossing(places, qualities, qualities[0] - loss * (qualities[0] - floor))
 
     rng, count = np.random.default_rng(_SEED), items.shape[1]

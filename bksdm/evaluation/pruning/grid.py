@@ -55,6 +55,7 @@ class One:
 
     def __post_init__(self) -> None:
         expected.one_of("component", self.component, COMPONENTS)
+        _refuse_single("sparsities", self.sparsities)
 
     @property
     def along(self) -> str:
@@ -73,6 +74,10 @@ class Together:
 
     unet: Sequence[float]
     offset: float
+
+    def __post_init__(self) -> None:
+        _refuse_single("unet", self.unet)
+        expected.number("offset", self.offset)
 
     @property
     def along(self) -> str:
@@ -94,8 +99,9 @@ class Pairs:
     pairs: Sequence[Sequence[float]]
 
     def __post_init__(self) -> None:
+        _refuse_single("pairs", self.pairs)
         for pair in self.pairs:
-            if len(pair) != 2:
+            if not isinstance(pair, Sequence) or len(pair) != 2:
                 raise InputError(f"pairs: {pair}; expected [text encoder, U-Net]")
 
     @property
@@ -107,6 +113,11 @@ class Pairs:
     def points(self) -> list[Point]:
         """See `Grid.points`."""
         return [Point(*pair) for pair in self.pairs]
+
+
+def _refuse_single(name: str, values: object) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise InputError(f"{name}={values}: expected a list")
 
 
 @dataclass(frozen=True, kw_only=True)

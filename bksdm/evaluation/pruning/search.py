@@ -64,7 +64,7 @@ def best_split(good: Callable[[Point], bool], *, weights: tuple[int, int], step:
 def lattice(weights: tuple[int, int], *, step: float) -> Floats:
     """Candidates (P, 2): sparsities of (text encoder, U-Net), without 0/0."""
     places = [
-        np.round(np.arange(0, LAST + step / 2, step), 6) if weight else np.zeros(1)
+        np.round(np.arange(0, LAST + 1e-9, step), 6) if weight else np.zeros(1)
         for weight in weights
     ]
     every = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 2)

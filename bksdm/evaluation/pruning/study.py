@@ -108,6 +108,7 @@ class Study:
         self.dense(seed)
         baseline = self._gallery(self._folder(DENSE, {"seed": seed}), seed)
         gallery = self._gallery(folder, seed)
+        folder.mkdir(parents=True, exist_ok=True)
         version = pruned(
             self.pipeline,
             configuration,
@@ -134,7 +135,6 @@ class Study:
         return self.root / f"{slug(name)}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
 
     def _gallery(self, folder: Path, seed: int) -> Gallery:
-        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         protocol = self.protocol(seed)
         return Gallery(folder, protocol.keeping, protocol.latents)
 
@@ -145,8 +145,10 @@ class Study:
         if (folder / RESULTS).exists():
             return _read(folder)
         protocol = self.protocol(seed)
+        model = ready(self.pipeline, protocol)  # refuses before there is a folder
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         scores = evaluate(
-            ready(self.pipeline, protocol),
+            model,
             protocol.prompts.read(),
             gallery,
             baseline=baseline,

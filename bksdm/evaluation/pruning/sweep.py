@@ -143,8 +143,9 @@ def _qualities(score: Score) -> list[float]:
 def _floor(swept: Swept, name: str) -> float:
     if swept.dense.scores[name].percent:
         return 0.0
-    values = [np.mean(_qualities(v.scores[name])) for v in swept.versions if name in v.scores]
-    return float(min(value for value in values if math.isfinite(value)))
+    every = (swept.dense, *swept.versions)
+    values = [np.mean(_qualities(v.scores[name])) for v in every if name in v.scores]
+    return float(min(filter(math.isfinite, values), default=math.nan))
 
 
 def loss_of(version: Version, decide: str) -> float:

@@ -1,12 +1,13 @@
 """One pruned version of a pipeline: calibrate, and zero the weights of its components in turn."""
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
 from diffusers import StableDiffusionPipeline
 
+from bksdm.errors import InputError
 from bksdm.evaluation.pruning.calibration import (
     CalibrationSettings,
     Samples,
@@ -33,6 +34,20 @@ def layers_of(
     return dict(zip(COMPONENTS, prunable(networks, selection), strict=True))
 
 
+def refuse_empty(layers: Mapping[str, Mapping[str, Layer]], wanted: Mapping[str, float]) -> None:
+    """Refuse a component of which nothing is selected.
+
+    Raises:
+        InputError: names it.
+    """
+    for name, share in wanted.items():
+        if not layers[name]:
+            raise InputError(
+                f"{name}={share:g}: include= and exclude= leave no layer of it; expected {name}=0,"
+                " or other patterns"
+            )
+
+
 def prune_pipeline(
     pipeline: StableDiffusionPipeline,
     configuration: Configuration,
@@ -55,6 +70,7 @@ def prune_pipeline(
         InputError: it cannot be pruned so.
     """
     layers, wanted = layers_of(pipeline, configuration.selection), configuration.point.pruned
+    refuse_empty(layers, wanted)
     kept: MutableMapping[int, Samples] = {} if samples is None else samples
     known = {  # before anything is pruned: the samples are of the dense model
         name: _calibration(pipeline, configuration, name, calibration, kept) for name in wanted
