@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bksdm import expected
-from bksdm.cli.config import built, switch
-from bksdm.cli.pruning import curves_of, method_of, selection_of
+from bksdm.cli.config import built, switch, task_overrides
+from bksdm.cli.pruning import curves_of, method_of, selection_of, with_seed
 from bksdm.cli.sweeping import run_search, run_sweep
 from bksdm.cli.to_prune import ToPrune, to_prune
 from bksdm.errors import InputError
@@ -35,7 +35,8 @@ from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
 def run(config: DictConfig) -> int:
     """Prune one model, many, or search for the best."""
     expected.one_of("find", config.find, (None, "best"))
-    expected.number("max_loss", config.max_loss, least=0)
+    if config.max_loss is not None:
+        expected.number("max_loss", config.max_loss, least=0)
     point = Point(text_encoder=config.text_encoder, unet=config.unet)
     if config.find and config.curves:
         raise InputError("find=best and curves=: expected one of them; leave experiment= out")
@@ -57,9 +58,20 @@ def run(config: DictConfig) -> int:
     if config.find:
         return run_search(config, to_prune(config), methods)
     if config.curves:
+        _refuse_single()
         curves_of(config)  # before anything is loaded
         return run_sweep(config, to_prune(config))
     return _one(config, point, methods)
+
+
+def _refuse_single() -> None:
+    """A sweep has its criteria by name: one that is given would not be looked at."""
+    for given in task_overrides():
+        if given.startswith(("criterion=", "criterion@unet_criterion=", "criterion.")):
+            raise InputError(
+                f"{given}: a sweep takes criteria= and curves.NAME.criteria; leave it out, or leave"
+                " experiment= out for one model"
+            )
 
 
 def _methods(config: DictConfig) -> dict[str, Method]:
@@ -99,7 +111,7 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
     plan = prune_pipeline(
         pipeline,
         configuration,
-        calibration=lambda seed: built(config.calibration, CalibrationSettings),
+        calibration=lambda seed: with_seed(config, "calibration", CalibrationSettings, seed),
         already_sparse=switch(config, "already_sparse"),
     )
     pipeline.to("cpu")

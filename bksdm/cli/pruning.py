@@ -115,21 +115,21 @@ def study_of(config: DictConfig, pipeline: StableDiffusionPipeline, root: Path) 
     made.
     """
     weights = fingerprint(part_hashes(pipeline))
-    first = _with_seed(config, "protocol", Protocol, 0)
+    first = with_seed(config, "protocol", Protocol, 0)
     prepared = first.sampling.prepared(pipeline.to(best_device()))
     settings = {name: plain(config)[name] for name in ("protocol", "calibration")}
     return Study(
         pipeline=prepared,
         weights=weights,
-        protocol=lru_cache(lambda seed: _with_seed(config, "protocol", Protocol, seed)),
-        calibration=lambda seed: _with_seed(config, "calibration", CalibrationSettings, seed),
+        protocol=lru_cache(lambda seed: with_seed(config, "protocol", Protocol, seed)),
+        calibration=lambda seed: with_seed(config, "calibration", CalibrationSettings, seed),
         settings=settings,
         root=root,
         already_sparse=switch(config, "already_sparse"),
     )
 
 
-def _with_seed(config: DictConfig, group: str, kind: type[T], seed: int) -> T:
+def with_seed(config: DictConfig, group: str, kind: type[T], seed: int) -> T:
     """A group's object with the seed of its prompts moved on."""
     own = copy.deepcopy(config)  # all of it: the group refers to itself from the root
     own[group].prompts.seed += seed * _BETWEEN_SEEDS

@@ -1,14 +1,16 @@
 """Sweeps and searches of `bksdm prune`: run, print, write."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from omegaconf import DictConfig, ListConfig
 
 from bksdm import expected
 from bksdm.atomic import replacing
-from bksdm.cli.config import folder, task_overrides
+from bksdm.cli.config import folder, hydra_flags, task_overrides
 from bksdm.cli.progress import Progress
 from bksdm.cli.pruning import curves_of, selection_of, study_of
 from bksdm.cli.to_prune import ToPrune
@@ -33,6 +35,8 @@ from bksdm.evaluation.pruning.version import layers_of
 from bksdm.surgery.sparse.cut import Method
 from bksdm.surgery.sparse.plan import COMPONENTS
 
+_POINTS: Final = 2.0  # of 100 prompts, that may be lost unless something else is said
+
 
 def run_sweep(config: DictConfig, model: ToPrune) -> int:
     """All versions of the curves; tables, pictures and the operating point."""
@@ -45,11 +49,11 @@ def run_sweep(config: DictConfig, model: ToPrune) -> int:
         print(f"{there} of {len(every)} versions are there", flush=True)
     with Progress(len(every), what=model.name, unit="version") as progress:
         swept = sweep(study, curves, seeds, advance=progress.advance)
-    found = damages(swept)
+    found, limit = damages(swept), _limit(config, swept.dense, swept.decide)
     prompts = study.protocol(seeds[0])
     written = [
         write_points([swept.dense, *swept.versions], out),
-        write_summary(swept, found, out, max_loss=config.max_loss),
+        write_summary(swept, found, out, max_loss=limit),
         *write_curves(swept, found, out),
         *write_strips(swept, prompts.prompts.read(), out, suffix=prompts.keeping.suffix),
     ]
@@ -57,7 +61,7 @@ def run_sweep(config: DictConfig, model: ToPrune) -> int:
         "",
         curve_tables(swept),
         damage_table(found, swept.decide),
-        point_told(swept, max_loss=config.max_loss),
+        point_told(swept, max_loss=limit),
         "\n".join(f"written: {path}" for path in written),
         sep="\n\n",
     )
@@ -72,10 +76,16 @@ def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]
     decide = study.protocol(seeds[0]).decide
     tried: dict[Point, Version] = {}
     dense = pooled_dense([study.dense(seed) for seed in seeds])
+    limit = _limit(config, dense, decide)
+    if limit is None:
+        raise InputError(
+            f"find=best: expected max_loss=, in units of {decide}, of which the dense model has"
+            f" {dense.scores[decide].value:.4g}"
+        )
 
     def good(point: Point) -> bool:
         tried[point] = version = _version(config, study, methods, point, seeds, dense)
-        fine = loss_of(version, decide) <= float(config.max_loss)
+        fine = loss_of(version, decide) <= limit
         print(f"{len(tried):3}  {version_told(version, decide)}: {'ok' if fine else 'too much'}")
         return fine
 
@@ -88,16 +98,20 @@ def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]
     _write(out, model, found.best, evaluations=len(found.tried), lattice=found.lattice)
     told = f"{len(found.tried)} evaluations, of {found.lattice:,} points of the lattice"
     if not found.best.pruned:
-        print(f"nothing loses at most {config.max_loss:g} in {decide}; {told}")
+        print(f"nothing loses at most {limit:g} in {decide}; {told}")
         return 0
     best = tried[found.best]
     print(f"\nbest: {version_told(best, decide)}\n{told}\n")
     print(accounting_table(best.measured[0].accounting))
-    print(
-        f"\nto write it: bksdm prune {_typed()} text_encoder={found.best.text_encoder:g}"
-        f" unet={found.best.unet:g}"
-    )
+    print(f"\nto write it: {_command(found.best, seeds[0])}")
     return 0
+
+
+def _limit(config: DictConfig, dense: Version, decide: str) -> float | None:
+    """What may be lost; None where nothing is said, and no share of prompts tells its own unit."""
+    if config.max_loss is not None:
+        return float(config.max_loss)
+    return _POINTS if dense.scores[decide].percent else None
 
 
 def _version(
@@ -131,10 +145,13 @@ def _write(out: Path, model: ToPrune, best: Point, *, evaluations: int, lattice:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _typed() -> str:
-    """The settings of this command that a single model needs, too."""
-    gone = ("find=", "max_loss=", "step=", "seeds=", "protocol", "text_encoder=", "unet=", "out=")
-    return " ".join(item for item in task_overrides() if not item.startswith(gone))
+def _command(best: Point, seed: int) -> str:
+    """That prunes one model as this search has done."""
+    gone = ("find=", "max_loss=", "step=", "seeds=", "protocol", "seed=", "out=")
+    kept = [item for item in task_overrides() if not item.startswith(gone)]
+    point = [f"text_encoder={best.text_encoder:g}", f"unet={best.unet:g}"]
+    more = [f"seed={seed}"] if seed else []
+    return shlex.join(["bksdm", "prune", *hydra_flags(), *kept, *point, *more])
 
 
 def _seeds(config: DictConfig) -> list[int]:

@@ -33,6 +33,10 @@ DIGITS: Final = 8
 _WRITERS: Final = 4  # threads; PNG's deflate runs outside Python's lock
 
 
+class NotFiniteError(InputError):
+    """A model's picture is made of what are no numbers."""
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Pictures of one model, by prompt.
@@ -59,10 +63,10 @@ class Gallery:
         """Keep a picture. It is there only when everything of it is.
 
         Raises:
-            InputError: it is made of what are no numbers.
+            NotFiniteError: it is made of what are no numbers.
         """
         if not item.finite:
-            raise InputError(
+            raise NotFiniteError(
                 f"the picture of prompt {item.prompt.id} is not a number in some place: the model"
                 " overflows in half precision; use protocol.sampling.dtype=bfloat16, or float32"
             )

@@ -46,13 +46,13 @@ def percents(curve: Curve, name: str) -> list[float]:
 def test_sd2_grid_is_the_published_text_encoder_with_its_four_criteria(
     grids: dict[str, Curve],
 ) -> None:
-    curve = grids["text encoder"]
+    curve = grids["text_encoder"]
     assert (percents(curve, "text_encoder"), set(percents(curve, "unet"))) == (TEXT, {0})
     assert set(curve.methods) == {"magnitude", "owl_magnitude", "wanda", "owl_wanda"}
 
 
 def test_sd2_grid_is_the_published_unet_with_magnitude(grids: dict[str, Curve]) -> None:
-    curve = grids["U-Net"]
+    curve = grids["unet"]
     assert (percents(curve, "unet"), set(percents(curve, "text_encoder"))) == (UNET, {0})
     assert set(curve.methods) == {"magnitude"}
 
@@ -72,7 +72,7 @@ def test_sd2_grid_has_both_published_approaches_to_the_whole(grids: dict[str, Cu
             "magnitude": {"text_encoder": "magnitude", "unet": "magnitude"},
             "owl_magnitude+magnitude": {"text_encoder": "owl_magnitude", "unet": "magnitude"},
         }
-    assert not grids["fixed totals"].line
+    assert not grids["fixed_totals"].line
     assert all(curve.selection.layers == "linear" for curve in grids.values())
 
 

@@ -6,7 +6,8 @@ once a seed; what is measured is kept on disk, so that the same command goes on 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,11 @@ from typing import Any, Final
 from diffusers import StableDiffusionPipeline
 
 from bksdm.evaluation.evaluate import evaluate, ready
-from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, slug
+from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, NotFiniteError, slug
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.pruning.calibration import CalibrationSettings, Samples
 from bksdm.evaluation.pruning.grid import Configuration
-from bksdm.evaluation.pruning.version import pruned
+from bksdm.evaluation.pruning.version import pruned, refuse_unfit
 from bksdm.evaluation.results import (
     RESULTS,
     ModelResult,
@@ -27,7 +28,7 @@ from bksdm.evaluation.results import (
     write_items,
     write_results,
 )
-from bksdm.evaluation.score import Score
+from bksdm.evaluation.score import Items, Score
 from bksdm.export.sparse import folder_sparsity, write_sparsity
 from bksdm.models.cost import parameter_count
 from bksdm.processes import Process
@@ -105,9 +106,11 @@ class Study:
             plan = folder_sparsity(folder)
             assert plan is not None
             return self._measured(configuration, seed, plan, _read(folder), folder)
-        self.dense(seed)
-        baseline = self._gallery(self._folder(DENSE, {"seed": seed}), seed)
+        refuse_unfit(self.pipeline, configuration, already_sparse=self.already_sparse)
+        dense = self.dense(seed)
+        baseline = self._gallery(dense.folder, seed)
         gallery = self._gallery(folder, seed)
+        self._clear_halves(gallery, seed)
         folder.mkdir(parents=True, exist_ok=True)
         version = pruned(
             self.pipeline,
@@ -118,7 +121,10 @@ class Study:
         )
         with version as plan:
             write_sparsity(folder, plan)
-            scores = self._scores(folder, seed, gallery, baseline)
+            try:
+                scores = self._scores(folder, seed, gallery, baseline)
+            except NotFiniteError:  # it is beyond the cliff; others may not be
+                scores = self._written(collapsed(dense.scores), folder, seed)
         self._thin_out(gallery, seed)
         return self._measured(configuration, seed, plan, scores, folder)
 
@@ -154,6 +160,10 @@ class Study:
             baseline=baseline,
             process=Process(),
         )
+        return self._written(scores, folder, seed)
+
+    def _written(self, scores: Sequence[Score], folder: Path, seed: int) -> tuple[Score, ...]:
+        protocol = self.protocol(seed)
         write_items(scores, folder)
         result = ModelResult(
             name=folder.name,
@@ -165,6 +175,12 @@ class Study:
         )
         write_results([result], folder / RESULTS)
         return tuple(scores)
+
+    def _clear_halves(self, gallery: Gallery, seed: int) -> None:
+        """Pictures that stayed when a version was thinned out have no latents any more."""
+        for prompt in self.protocol(seed).prompts.read():
+            if gallery.latents and not gallery.file(prompt).with_suffix(".npy").exists():
+                gallery.file(prompt).unlink(missing_ok=True)
 
     def _thin_out(self, gallery: Gallery, seed: int) -> None:
         """Hundreds of versions: only the first pictures stay."""
@@ -191,6 +207,18 @@ class Study:
             scores=scores,
             folder=folder,
         )
+
+
+def collapsed(dense: Sequence[Score]) -> list[Score]:
+    """Scores of a version of which a picture is not a number: no prompt is right, and of all else
+    nothing is known.
+    """
+    found = []
+    for score in dense:
+        value = 0.0 if score.percent else math.nan
+        items = score.items and Items(score.items.ids, (value,) * len(score.items.ids))
+        found.append(replace(score, value=value, low=None, high=None, items=items))
+    return found
 
 
 def sizes_of(pipeline: StableDiffusionPipeline) -> Sizes:

@@ -69,10 +69,10 @@ def sweep(
     """
     dense, found = [], []
     for seed in seeds:
-        dense.append(study.dense(seed))
         for name, configuration in configurations(curves, seed):
             found.append((name, study.measured(configuration)))
             advance(1)
+        dense.append(study.dense(seed))  # made before the first version, if that can be pruned
     whole = pooled_dense(dense)
     count = len(found) // len(seeds)
     by_seed = [found[i * count : (i + 1) * count] for i in range(len(seeds))]
@@ -96,6 +96,7 @@ class Damage:
         curve: its name.
         label: of the method.
         score: by which.
+        floor: of its quality (higher is better), where the range ends; None where unknown.
         knee: where damage begins.
         cliff: where pictures collapse.
     """
@@ -103,6 +104,7 @@ class Damage:
     curve: str
     label: str
     score: str
+    floor: float | None
     knee: Threshold
     cliff: Threshold
 
@@ -130,7 +132,14 @@ def _damage(swept: Swept, curve: Curve, line: Sequence[Version], name: str) -> D
     )
     if swept.dense.scores[name].items is None:  # one number a model: no prompts to draw from
         knee, cliff = (Threshold(value=each.value, low=None, high=None) for each in (knee, cliff))
-    return Damage(curve=curve.name, label=line[0].label, score=name, knee=knee, cliff=cliff)
+    return Damage(
+        curve=curve.name,
+        label=line[0].label,
+        score=name,
+        floor=floor if math.isfinite(floor) else None,
+        knee=knee,
+        cliff=cliff,
+    )
 
 
 def _qualities(score: Score) -> list[float]:

@@ -125,8 +125,13 @@ def damage_table(found: Sequence[Damage], decide: str) -> str:
     return f"{told}\n" + table(rows, header=["curve", "method", "knee", "cliff"])
 
 
-def point_told(swept: Swept, *, max_loss: float) -> str:
+def point_told(swept: Swept, *, max_loss: float | None) -> str:
     """The operating point in a sentence."""
+    if max_loss is None:
+        return (
+            f"operating point: give max_loss=, in units of {swept.decide}; the same command then"
+            " says it"
+        )
     best = operating_point(swept, max_loss=max_loss)
     if best is None:
         return f"operating point: none of these loses at most {max_loss:g} in {swept.decide}"
@@ -145,9 +150,11 @@ def version_told(version: Version, decide: str) -> str:
     )
 
 
-def write_summary(swept: Swept, found: Sequence[Damage], folder: Path, *, max_loss: float) -> Path:
+def write_summary(
+    swept: Swept, found: Sequence[Damage], folder: Path, *, max_loss: float | None
+) -> Path:
     """`summary.json`: knees, cliffs and the operating point."""
-    best = operating_point(swept, max_loss=max_loss)
+    best = None if max_loss is None else operating_point(swept, max_loss=max_loss)
     content = {
         "decide": swept.decide,
         "rule": {"knee": KNEE, "cliff": CLIFF},

@@ -16,7 +16,7 @@ from bksdm.evaluation.pruning.calibration import (
     unet_calls,
 )
 from bksdm.evaluation.pruning.grid import Configuration
-from bksdm.surgery.sparse.cut import dense_again, prune
+from bksdm.surgery.sparse.cut import check_prunable, dense_again, prune
 from bksdm.surgery.sparse.layers import Layer, Selection, prunable
 from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
 from bksdm.surgery.sparse.statistics import Calibration
@@ -46,6 +46,22 @@ def refuse_empty(layers: Mapping[str, Mapping[str, Layer]], wanted: Mapping[str,
                 f"{name}={share:g}: include= and exclude= leave no layer of it; expected {name}=0,"
                 " or other patterns"
             )
+
+
+def refuse_unfit(
+    pipeline: StableDiffusionPipeline, configuration: Configuration, *, already_sparse: bool
+) -> None:
+    """Refuse what cannot be pruned so, before hours of the dense model's pictures.
+
+    Raises:
+        InputError: see `cut.check_prunable`, `Method.budget` and `refuse_empty`.
+    """
+    layers, wanted = layers_of(pipeline, configuration.selection), configuration.point.pruned
+    refuse_empty(layers, wanted)
+    for name, share in wanted.items():
+        method = configuration.methods[name]
+        method.budget(share)
+        check_prunable(layers[name], name, method, already_sparse=already_sparse)
 
 
 def prune_pipeline(

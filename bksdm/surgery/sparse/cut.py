@@ -132,7 +132,7 @@ def prune(
         InputError: the network cannot be pruned so; it is as it was, unless calibration was at
             fault.
     """
-    _refuse(layers, component, method, already_sparse=already_sparse)
+    check_prunable(layers, component, method, already_sparse=already_sparse)
     budget = method.budget(sparsity)
     if method.granularity is Granularity.COMPONENT and method.pattern is None:
         found = _across(network, layers, method, budget, calibration, seed)
@@ -249,9 +249,14 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4]))
 
 
-def _refuse(
+def check_prunable(
     layers: Mapping[str, Layer], component: str, method: Method, *, already_sparse: bool
 ) -> None:
+    """Refuse weights that cannot be ordered or grouped, and a network that has zeros already.
+
+    Raises:
+        InputError: names the layer or the component.
+    """
     zeros = size = 0
     for name, layer in layers.items():
         if not torch.stack(torch.aminmax(layer.weight.detach())).isfinite().all():
