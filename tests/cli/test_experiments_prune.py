@@ -62,10 +62,10 @@ def test_sd2_grid_has_both_published_approaches_to_the_whole(grids: dict[str, Cu
         name: list(
             zip(percents(grids[name], "text_encoder"), percents(grids[name], "unet"), strict=True)
         )
-        for name in ("both", "fixed totals")
+        for name in ("both", "fixed_totals")
     }
     assert found["both"] == BOTH
-    assert found["fixed totals"] == [(text, unet) for text, unet, _ in TOTALS]
+    assert found["fixed_totals"] == [(text, unet) for text, unet, _ in TOTALS]
     for name in found:
         methods = grids[name].methods
         assert {label: {c: m.name for c, m in own.items()} for label, own in methods.items()} == {
