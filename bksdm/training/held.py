@@ -86,7 +86,8 @@ def hold_zeros(held: Iterable[Held]) -> None:
     for weight, keep in held:
         if weight.grad is not None:
             grad = weight.grad
-            (grad.to_local() if isinstance(grad, DTensor) else grad).mul_(keep)
+            own = grad.to_local() if isinstance(grad, DTensor) else grad
+            own.masked_fill_(~keep, 0)  # not multiplied: a NaN would stay
 
 
 def held_zeros(module: Distillation, ema: Ema) -> list[HeldZeros]:

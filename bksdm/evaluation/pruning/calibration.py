@@ -123,9 +123,10 @@ def samples_of(
     return Samples(
         latents=diffusion.noised(clean, noise, timesteps),
         timesteps=timesteps,
-        # By picture, not by draw: or all empty captions would be at the same timesteps.
+        # By picture, too, not by draw alone: or all empty captions would be at the same timesteps.
         texts=tuple(
-            "" if guided and (i // settings.draws + i) % 2 else text for i, text in enumerate(texts)
+            "" if guided and sum(divmod(i, settings.draws)) % 2 else text
+            for i, text in enumerate(texts)
         ),
         steps=diffusion.steps,
     )

@@ -181,16 +181,16 @@ def kept_of_tensor(scores: Tensor, drop: int) -> Tensor:
     return kept_above(scores, component_cut(lambda: [scores], drop))[0]
 
 
-def check_pattern(pattern: Pattern, name: str, columns: int) -> None:
-    """Refuse a matrix whose rows the groups do not fill.
+def check_pattern(pattern: Pattern, name: str, channels: int) -> None:
+    """Refuse a layer whose input channels the groups do not fill.
 
     Raises:
         InputError: names the layer.
     """
-    if columns % pattern.m:
+    if channels % pattern.m:
         raise InputError(
-            f"pattern={pattern}: {name} has {columns} columns, no multiple of {pattern.m}; leave it"
-            f" out with exclude={name}"
+            f"pattern={pattern}: {name} has {channels} input channels, no multiple of {pattern.m};"
+            f" leave it out with exclude={name}"
         )
 
 

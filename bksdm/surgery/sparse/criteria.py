@@ -93,15 +93,17 @@ class Wanda(Scoring):
     needs: ClassVar[Needs] = Needs.SQUARES
 
     def scores(self, weight: Tensor, inputs: Inputs | None, rng: torch.Generator) -> Tensor:
-        """|W_ij| ||X_j||_2."""
+        """See `wanda_scores`."""
         del rng
         return wanda_scores(weight, inputs)
 
 
 def wanda_scores(weight: Tensor, inputs: Inputs | None) -> Tensor:
-    """|W_ij| ||X_j||_2, (R, C)."""
+    """|W_ij| ||X_j||_2 / sqrt(N), (R, C): the root mean square of N inputs, as layers see unequal
+    numbers of them, and are compared by OWL and by component.
+    """
     assert inputs is not None
-    return weight.abs() * inputs.squares.sqrt().to(weight)
+    return weight.abs() * (inputs.squares / inputs.rows).sqrt().to(weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -265,7 +265,7 @@ def check_prunable(
                 " load the model in another precision, or leave it out with exclude="
             )
         if method.pattern is not None:
-            check_pattern(method.pattern, name, layer.weight[0].numel())
+            check_pattern(method.pattern, name, layer.weight.shape[1])
         zeros += layer.weight.numel() - int(layer.weight.count_nonzero())
         size += layer.weight.numel()
     if zeros > ALREADY * size and not already_sparse:

@@ -17,6 +17,8 @@ from bksdm.surgery.sparse.layers import Layer, input_rows, stage_of
 
 # Bytes that the products X X' of the layers that are pruned together may take.
 PRODUCTS_LIMIT: Final = 2 * 2**30
+# Of the product of a sample's size and a layer's columns: bounds the patches of a convolution.
+_ROWS_LIMIT: Final = 2**34
 
 
 class Needs(IntEnum):
@@ -89,6 +91,11 @@ class _Sums:
                 f"calibration does not reach {name}, which is not part of the forward; leave it out"
                 f" with exclude={name}"
             )
+        if not self.squares.isfinite().all():
+            raise InputError(
+                f"calibration gives {name} inputs that are no numbers, or too large; expected"
+                " finite ones: load the model in float32 or bfloat16"
+            )
         return Inputs(self.squares, self.products, self.rows, self.samples)
 
 
@@ -141,7 +148,12 @@ def _hook(
 ) -> Callable[..., None]:
     def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         del module
-        sums.add(input_rows(layer, inputs[0]), scale[0])
+        given, weights = inputs[0], scale[0]
+        count = max(1, _ROWS_LIMIT // (layer.weight[0].numel() * max(1, given[0].numel())))
+        for start in range(0, len(given), count):
+            part = slice(start, start + count)
+            rows = input_rows(layer, given[part])
+            sums.add(rows, None if weights is None else weights[part])
         if stop:
             raise _ReachedError
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bksdm.errors import InputError
 from bksdm.surgery.sparse.allocation import outlier_share, owl_sparsities
 from bksdm.surgery.sparse.budget import (
     Budget,
@@ -16,7 +17,14 @@ from bksdm.surgery.sparse.budget import (
     drop_count,
     kept_above,
 )
-from bksdm.surgery.sparse.criteria import Criterion, Magnitude, Obs, Random, Wanda
+from bksdm.surgery.sparse.criteria import (
+    Criterion,
+    Magnitude,
+    Obs,
+    Random,
+    Wanda,
+    wanda_scores,
+)
 from bksdm.surgery.sparse.obs import compensated
 from bksdm.surgery.sparse.statistics import Inputs
 
@@ -136,6 +144,48 @@ def test_compensation_equals_the_sequential_inverse(block: int, budget: Budget) 
     zeros = int((found == 0).sum())
     per_row = budget.granularity is Granularity.ROW and budget.pattern is None
     assert zeros == (6 * drop_count(0.475, 16) if per_row else drop_count(budget.sparsity, 96))
+
+
+def naive_obs_pattern(weight: Tensor, products: Tensor, pattern: Pattern, damping: float) -> Tensor:
+    """The same, and each group of columns chosen from the weights that it has when reached."""
+    work, hessian = weight.double().clone(), products.double().clone()
+    hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian))
+    for start in range(0, work.shape[1], pattern.m):
+        # What removal costs here, if the columns of the group go in their order.
+        pivots = [torch.linalg.inv(hessian[j:, j:])[0, 0] for j in range(start, start + pattern.m)]
+        costs = work[:, start : start + pattern.m].square() / torch.stack(pivots)
+        drop = costs.argsort(dim=1, stable=True)[:, : pattern.m - pattern.n]
+        stay = torch.ones(work.shape, dtype=torch.bool)
+        stay[:, start : start + pattern.m].scatter_(1, drop, value=False)
+        for j in range(start, start + pattern.m):
+            inverse = torch.linalg.inv(hessian[j:, j:])
+            error = torch.where(stay[:, j], 0.0, work[:, j]) / inverse[0, 0]
+            work[:, j:] -= error[:, None] * inverse[0]
+            work[:, j] = torch.where(stay[:, j], work[:, j], 0.0)
+    return work
+
+
+@pytest.mark.parametrize("pattern", [Pattern(n=2, m=4), Pattern(n=4, m=8)], ids=str)
+@pytest.mark.parametrize("block", [8, 128])
+def test_groups_of_a_pattern_are_chosen_when_their_turn_comes(pattern: Pattern, block: int) -> None:
+    torch.manual_seed(4)
+    rows = torch.randn(300, 32) @ torch.randn(32, 32)
+    weight, products = torch.randn(8, 32), rows.T @ rows
+    budget = Budget(sparsity=0.5, pattern=pattern)
+    found = compensated(weight, products, budget, block=block, damping=0.01)
+    expected = naive_obs_pattern(weight, products, pattern, 0.01)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_norms_of_inputs_do_not_grow_with_their_number() -> None:
+    rows, weight = torch.randn(40, 16), torch.randn(6, 16)
+    once, twice = inputs_of(rows), inputs_of(rows.repeat(2, 1))
+    torch.testing.assert_close(wanda_scores(weight, once), wanda_scores(weight, twice))
+
+
+def test_a_hessian_without_an_inverse_is_told() -> None:
+    with pytest.raises(InputError, match=r"damping=1e-30: .* expected more damping"):
+        compensated(torch.ones(2, 4), torch.ones(4, 4), BUDGETS[0], block=4, damping=1e-30)
 
 
 def test_compensation_loses_less_output_than_the_same_weights_zeroed() -> None:

@@ -197,7 +197,9 @@ def test_bad_input_is_told_and_nothing_is_changed() -> None:
     pattern = replace(MAGNITUDE, pattern=Pattern(n=2, m=4))
     assert "sparsity 0.4 with pattern=2:4: expected 0.5" in refusal(pattern)
     wide = replace(MAGNITUDE, pattern=Pattern(n=4, m=32))
-    assert "columns, no multiple of 32; leave it out with exclude=" in refusal(wide, sparsity=0.875)
+    assert "input channels, no multiple of 32; leave it out with exclude=" in refusal(
+        wide, sparsity=0.875
+    )
 
 
 def test_methods_that_cannot_be_are_refused() -> None:
