@@ -19,8 +19,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from bksdm.evaluation.report import table
 from bksdm.surgery.sparse.criteria import Magnitude
-from bksdm.surgery.sparse.cut import Method, prune
+from bksdm.surgery.sparse.cut import prune
 from bksdm.surgery.sparse.layers import Selection, prunable
+from bksdm.surgery.sparse.method import Method
 
 GB: Final = 10**9
 DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}

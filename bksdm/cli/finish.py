@@ -22,8 +22,9 @@ from bksdm.export.sparse import recount
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
 from bksdm.surgery.plan import BlockPlan
-from bksdm.training.checkpoint import about_student, load_student
+from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
 from bksdm.training.folder import RunFolder
+from bksdm.training.identity import check_init
 from bksdm.training.peers import Peers
 from bksdm.training.telemetry import memory_gib
 
@@ -44,6 +45,9 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
     student = load_student(rest.checkpoint)
     wanted = config.protocol or ancestor_of(config.method.init)
     begun = beginning(config, teacher, rest.plan) if wanted else None
+    if begun is not None:  # the folder may hold another model by now
+        saved = read_checkpoint(rest.checkpoint)["bksdm"]
+        check_init(saved, begun.identity, checkpoint=rest.checkpoint)
     around = teacher if begun is None else teacher.with_text(begun.text_encoder)
     sparsity = None if begun is None else begun.sparsity
     settings = built(config.export, ExportSettings)

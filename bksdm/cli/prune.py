@@ -21,14 +21,14 @@ from bksdm.evaluation.pruning.study import sizes_of
 from bksdm.evaluation.pruning.tables import accounting_table
 from bksdm.evaluation.pruning.version import prune_pipeline, refuse_empty
 from bksdm.export.pipeline import best_device
-from bksdm.export.pruned import PrunedSettings, export_pruned
+from bksdm.export.pruned import PrunedSettings, as_rounded, export_pruned
 from bksdm.export.sparse import SPARSITY
 from bksdm.export.whole import refuse_others
 from bksdm.models.cost import parameter_count
 from bksdm.models.source import TeacherSource, architecture
 from bksdm.surgery.sparse.accounting import Sizes, accounting, planned
-from bksdm.surgery.sparse.cut import Method
 from bksdm.surgery.sparse.layers import prunable
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
 
 
@@ -113,9 +113,11 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
         configuration,
         calibration=lambda seed: with_seed(config, "calibration", CalibrationSettings, seed),
         already_sparse=switch(config, "already_sparse"),
+        before=model.sparsity,
     )
     pipeline.to("cpu")
     dtype = settings.torch_dtype
+    plan = as_rounded(plan, pipeline, dtype)
     print(accounting_table(accounting(plan, sizes_of(pipeline), bytes_a_weight=dtype.itemsize)))
     export_pruned(
         pipeline,

@@ -1,15 +1,15 @@
 """What `bksdm prune` works on, from settings: methods, curves, and the study that judges them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.config import built, plain, switch
+from bksdm.cli.to_prune import ToPrune
 from bksdm.errors import InputError
 from bksdm.evaluation.fingerprint import fingerprint, part_hashes
 from bksdm.evaluation.protocol import Protocol
@@ -18,8 +18,8 @@ from bksdm.evaluation.pruning.grid import Curve, Grid
 from bksdm.evaluation.pruning.study import Study
 from bksdm.export.pipeline import best_device
 from bksdm.surgery.sparse.budget import Pattern
-from bksdm.surgery.sparse.cut import Method
 from bksdm.surgery.sparse.layers import Selection
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import COMPONENTS
 
 T = TypeVar("T")
@@ -110,14 +110,32 @@ def _labelled(
     return label, {component: known[names[component]] for component in COMPONENTS}
 
 
-def study_of(config: DictConfig, pipeline: StableDiffusionPipeline, root: Path) -> Study:
-    """How versions of a pipeline are judged; the pipeline is cast and moved as its pictures are
-    made.
+def calibration_values(config: DictConfig, methods: Iterable[Method]) -> dict[str, Any]:
+    """Settings of the calibration as plain values; none where no method looks at inputs, so that
+    captions need not be given then.
+
+    Raises:
+        InputError: a method does, and they are not.
     """
+    if not any(method.needs for method in methods):
+        return {}
+    with_seed(config, "calibration", CalibrationSettings, 0).read()
+    return plain(config.calibration)
+
+
+def study_of(
+    config: DictConfig,
+    model: ToPrune,
+    root: Path,
+    *,
+    calibration: Mapping[str, Any],
+) -> Study:
+    """How versions of a model are judged; it is loaded, cast and moved as its pictures are made."""
+    pipeline = model.load()
     weights = fingerprint(part_hashes(pipeline))
     first = with_seed(config, "protocol", Protocol, 0)
     prepared = first.sampling.prepared(pipeline.to(best_device()))
-    settings = {name: plain(config)[name] for name in ("protocol", "calibration")}
+    settings = {"protocol": plain(config.protocol), "calibration": calibration}
     return Study(
         pipeline=prepared,
         weights=weights,
@@ -126,6 +144,7 @@ def study_of(config: DictConfig, pipeline: StableDiffusionPipeline, root: Path) 
         settings=settings,
         root=root,
         already_sparse=switch(config, "already_sparse"),
+        before=model.sparsity,
     )
 
 

@@ -4,15 +4,16 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from bksdm import expected
 from bksdm.atomic import replacing
 from bksdm.cli.config import folder, hydra_flags, task_overrides
 from bksdm.cli.progress import Progress
-from bksdm.cli.pruning import curves_of, selection_of, study_of
+from bksdm.cli.pruning import calibration_values, curves_of, selection_of, study_of
 from bksdm.cli.to_prune import ToPrune
 from bksdm.errors import InputError
 from bksdm.evaluation.gallery import slug
@@ -21,7 +22,13 @@ from bksdm.evaluation.pruning.pictures import write_curves, write_strips
 from bksdm.evaluation.pruning.pooled import Version, pooled, pooled_dense
 from bksdm.evaluation.pruning.search import best_split
 from bksdm.evaluation.pruning.study import Study
-from bksdm.evaluation.pruning.sweep import configurations, damages, loss_of, sweep
+from bksdm.evaluation.pruning.sweep import (
+    check_decides,
+    configurations,
+    damages,
+    loss_of,
+    sweep,
+)
 from bksdm.evaluation.pruning.tables import (
     accounting_table,
     curve_tables,
@@ -32,7 +39,7 @@ from bksdm.evaluation.pruning.tables import (
     write_summary,
 )
 from bksdm.evaluation.pruning.version import layers_of
-from bksdm.surgery.sparse.cut import Method
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import COMPONENTS
 
 _POINTS: Final = 2.0  # of 100 prompts, that may be lost unless something else is said
@@ -41,8 +48,9 @@ _POINTS: Final = 2.0  # of 100 prompts, that may be lost unless something else i
 def run_sweep(config: DictConfig, model: ToPrune) -> int:
     """All versions of the curves; tables, pictures and the operating point."""
     curves, seeds = curves_of(config), _seeds(config)
-    out = _out(config, model, "sweep")
-    study = study_of(config, model.load(), out)
+    out = _out(config, model, str(HydraConfig.get().runtime.choices.get("experiment") or "sweep"))
+    methods = [each for curve in curves for own in curve.methods.values() for each in own.values()]
+    study = study_of(config, model, out, calibration=calibration_values(config, methods))
     every = [c for seed in seeds for _, c in configurations(curves, seed)]
     there = sum(map(study.has, every))
     if there:
@@ -70,12 +78,15 @@ def run_sweep(config: DictConfig, model: ToPrune) -> int:
 
 def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]) -> int:
     """The split with the most zeros that loses at most `max_loss`."""
-    expected.number("step", config.step, above=0, most=0.5)
-    seeds, out = _seeds(config), _out(config, model, "search")
-    study = study_of(config, model.load(), out)
+    expected.number("step", config.step, least=0.01, most=0.5)
+    label = "+".join(dict.fromkeys(method.name for method in methods.values()))
+    seeds, out = _seeds(config), _out(config, model, f"best-{label}-{config.layers}")
+    values = calibration_values(config, methods.values())
+    study = study_of(config, model, out, calibration=values)
     decide = study.protocol(seeds[0]).decide
     tried: dict[Point, Version] = {}
     dense = pooled_dense([study.dense(seed) for seed in seeds])
+    check_decides(dense, decide)
     limit = _limit(config, dense, decide)
     if limit is None:
         raise InputError(
@@ -95,7 +106,22 @@ def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]
         good, weights=(sizes["text_encoder"], sizes["unet"]), step=float(config.step)
     )
     write_points([dense, *tried.values()], out)
-    _write(out, model, found.best, evaluations=len(found.tried), lattice=found.lattice)
+    _write(
+        out / "best.json",
+        {
+            "model": model.name,
+            "method": label,
+            "layers": selection_of(config).words,
+            "decide": decide,
+            "max_loss": limit,
+            "seeds": seeds,
+            "step": float(config.step),
+            "text_encoder": found.best.text_encoder,
+            "unet": found.best.unet,
+            "evaluations": len(found.tried),
+            "lattice": found.lattice,
+        },
+    )
     told = f"{len(found.tried)} evaluations, of {found.lattice:,} points of the lattice"
     if not found.best.pruned:
         print(f"nothing loses at most {limit:g} in {decide}; {told}")
@@ -133,15 +159,8 @@ def _version(
     return pooled("search", measured, dense)
 
 
-def _write(out: Path, model: ToPrune, best: Point, *, evaluations: int, lattice: int) -> None:
-    content = {
-        "model": model.name,
-        "text_encoder": best.text_encoder,
-        "unet": best.unet,
-        "evaluations": evaluations,
-        "lattice": lattice,
-    }
-    with replacing(out / "best.json") as temporary:
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -14,8 +14,10 @@ from bksdm.errors import InputError
 from bksdm.export.about import About, about_folder
 from bksdm.export.license import License, license_of, license_of_folder
 from bksdm.export.pipeline import assemble, folder_guidance
+from bksdm.export.sparse import folder_sparsity
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
+from bksdm.surgery.sparse.plan import SparsityPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class ToPrune:
         load: reads it, in fp32 on the CPU.
         about: what its folder says of where it comes from; None where it says nothing.
         guidance: the guidance scale that suits it; None where that is not known.
+        sparsity: what is zero in it already, if its folder says so.
         license: as its own card or its teacher says; None where neither does.
     """
 
@@ -34,6 +37,7 @@ class ToPrune:
     load: Callable[[], StableDiffusionPipeline]
     about: About | None
     guidance: float | None
+    sparsity: SparsityPlan | None
     license: License | None
 
 
@@ -52,6 +56,7 @@ def to_prune(config: DictConfig) -> ToPrune:
         load=partial(_of_teacher, source),
         about=about_folder(folder),
         guidance=folder_guidance(folder),
+        sparsity=folder_sparsity(folder),
         license=_inherited(source),
     )
 
@@ -66,6 +71,7 @@ def _named(name: str) -> ToPrune:
         load=partial(_of_model, model),
         about=about_folder(local) if local else None,
         guidance=guidance_of(name),
+        sparsity=folder_sparsity(local) if local else None,
         license=own or (_inherited(teacher) if teacher else None),
     )
 

@@ -97,7 +97,7 @@ def export_student(
         RuntimeError: what was written differs, in weights, config or output.
     """
     settings, folder = settings or ExportSettings(), folder.resolve()
-    refuse_others(folder, mark=ABOUT)
+    refuse_others(folder, mark=ABOUT, student=True)
     if settings.single_file:
         _refuse_uneven(student)
     unet = with_identity_mid(student) if settings.identity_mid else student

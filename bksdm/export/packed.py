@@ -105,6 +105,7 @@ def rounded(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor.detach().cpu().contiguous()
     result = tensor.detach().to("cpu", dtype).contiguous()
+    result += 0  # small negative weights become -0.0, whose bits are not zero
     if torch.isinf(result).sum() != torch.isinf(tensor).sum():
         raise InputError(
             f"dtype={str(dtype).removeprefix('torch.')}: {name} has values beyond"

@@ -97,7 +97,7 @@ def export_pruned(
     """
     folder, dtype = folder.resolve(), settings.torch_dtype
     refuse_others(folder, mark=SPARSITY)
-    plan = _as_rounded(plan, pipeline, dtype)
+    plan = as_rounded(plan, pipeline, dtype)
     with scratch_folder(folder, "tmp") as temporary, scratch_folder(folder, "proof") as scratch:
         _write(pipeline, temporary, plan, settings)
         write_sparsity(temporary, plan)
@@ -123,10 +123,14 @@ def export_pruned(
         replace_folder(folder, temporary)
 
 
-def _as_rounded(
+def as_rounded(
     plan: SparsityPlan, pipeline: StableDiffusionPipeline, dtype: torch.dtype
 ) -> SparsityPlan:
-    """The plan of the weights as they are written."""
+    """The plan of the weights as they are written: small ones are zero in half precision.
+
+    Raises:
+        InputError: the plan is of other weights.
+    """
     parts = []
     for part in plan.components:
         state = getattr(pipeline, part.component).state_dict()

@@ -9,6 +9,7 @@ from typing import Final
 
 from torch import nn
 
+from bksdm.atomic import replacing
 from bksdm.errors import InputError
 from bksdm.surgery.sparse.plan import ComponentSparsity, SparsityPlan, counted
 
@@ -17,7 +18,8 @@ SPARSITY: Final = "sparsity.json"
 
 def write_sparsity(folder: Path, plan: SparsityPlan) -> None:
     """Say it in a folder."""
-    (folder / SPARSITY).write_text(plan.to_json() + "\n")
+    with replacing(folder / SPARSITY) as temporary:
+        temporary.write_text(plan.to_json() + "\n")
 
 
 def folder_sparsity(folder: Path) -> SparsityPlan | None:

@@ -97,11 +97,14 @@ def _packed_shapes(path: Path, file: Any) -> _Shapes:
             " use the bksdm that wrote it, or export again"
         )
     try:
-        return {
+        shapes = {
             name: (tuple(int(side) for side in each["shape"]), DTYPES[each["dtype"]])
             for name, each in json.loads(said["packed"]).items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if any(side < 0 for shape, _ in shapes.values() for side in shape):
+            raise ValueError("a negative size")
+        return shapes
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(
             path, f"what it says of its packed tensors is unreadable ({error})"
         ) from error

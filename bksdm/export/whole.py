@@ -12,24 +12,22 @@ from bksdm.errors import InputError
 STUDENT: Final = "student"  # of a run: the folder's name
 
 
-def refuse_others(folder: Path, *, mark: str) -> None:
-    """Only what we wrote may be replaced: a pipeline with our file in it, or a run's student.
+def refuse_others(folder: Path, *, mark: str, student: bool = False) -> None:
+    """Only what we wrote may be replaced.
 
     Args:
         folder: to be replaced, if it is there.
-        mark: name of our file.
+        mark: name of our file in it.
+        student: whether a run's student may be replaced, too, whatever is in it.
 
     Raises:
         InputError: it holds something else.
     """
-    ours = (folder / mark).is_file() or (
-        folder.name == STUDENT and (folder.parent / "config.yaml").is_file()
-    )
+    of_run = folder.name == STUDENT and (folder.parent / "config.yaml").is_file()
+    ours = student if of_run else (folder / mark).is_file()
     if folder.exists() and not ours:
-        raise InputError(
-            f"{folder} exists, and was not written by `bksdm export` (no {mark} in it); choose"
-            " another folder"
-        )
+        what = "is a run's student" if of_run else f"was not written by bksdm (no {mark} in it)"
+        raise InputError(f"{folder} exists, and {what}; choose another folder")
 
 
 def replace_folder(folder: Path, new: Path) -> None:

@@ -20,14 +20,31 @@ def check_identity(
         InputError: it is of another plan or teacher, or of other data and `accept_changed` is not
             set.
     """
-    for name in ("plan", "teacher", "init"):  # the last only where it is an ancestor's folder
-        was, is_now = saved.get(name), now.get(name)
+    check_init(saved, now.get("init"), checkpoint=checkpoint)
+    for name in ("plan", "teacher"):
+        was, is_now = saved[name], now[name]
         if was != is_now:
             raise InputError(
                 f"checkpoint {checkpoint} is of another {name}: {_short(was)},"
                 f" now {_short(is_now)}; restore it, or choose another name="
             )
     check_same_data(saved["data"], now["data"], checkpoint=checkpoint, accept=accept_changed)
+
+
+def check_init(saved: dict[str, Any], now: Any, *, checkpoint: Path) -> None:
+    """Refuse a student that began as another model than `method.init` is now; where its folder lies
+    makes no difference.
+
+    Raises:
+        InputError: says both.
+    """
+    was, is_now = (each and {**each, "path": None} for each in (saved.get("init"), now))
+    if was != is_now:
+        raise InputError(
+            f"checkpoint {checkpoint} is of another init: {_short(saved.get('init'))}, now"
+            f" {_short(now)}; put that model back into the folder of method.init=, or choose"
+            " another name="
+        )
 
 
 def _short(value: Any) -> str:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from bksdm import expected
 from bksdm.errors import InputError
-from bksdm.surgery.sparse.cut import Method
 from bksdm.surgery.sparse.layers import Selection
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import COMPONENTS, sparsity_setting
 
 BOTH = "both"

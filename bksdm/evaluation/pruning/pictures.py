@@ -20,7 +20,7 @@ from bksdm.evaluation.score import Better, Score
 
 # Okabe and Ito's colours, which the colour-blind tell apart; a method has a marker, too.
 _COLOURS: Final = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")  # not as many: no pair comes twice
 _AXIS: Final = {
     "text_encoder": "the text encoder",
     "unet": "the U-Net",
@@ -31,7 +31,9 @@ _PROMPTS: Final = 4
 
 def write_curves(swept: Swept, found: Sequence[Damage], folder: Path) -> list[Path]:
     """A picture a score: quality against true sparsity, a panel a curve, a line a method."""
-    paths = []
+    paths: list[Path] = []
+    if not any(curve.line for curve in swept.curves):
+        return paths
     for name, score in swept.dense.scores.items():
         if score.better is Better.NEITHER or ":" in name:  # parts of another score
             continue
@@ -69,8 +71,8 @@ def _panel(axes: Axes, swept: Swept, curve: Curve, name: str) -> None:
         line = [v for v in swept.line(curve, label) if name in v.scores]
         x = [100 * version.true_sparsity(curve.grid.along) for version in line]
         ends = [_ends(version.scores[name]) for version in line]
-        number = numbers[label] % len(_COLOURS)
-        colour, marker = _COLOURS[number], _MARKERS[number]
+        number = numbers[label]
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         y = [middle for _, middle, _ in ends]
         axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
         axes.fill_between(

@@ -2,6 +2,7 @@
 beside the dense model on the same ones.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,21 +79,15 @@ def _pooled_scores(measured: Sequence[Measured]) -> dict[str, Score]:
     names = dict.fromkeys(score.name for each in measured for score in each.scores)
     found = {}
     for name in names:
-        several = [(m.seed, score) for m in measured if (score := m.score(name)) is not None]
+        several = [(m, score) for m in measured if (score := m.score(name)) is not None]
         found[name] = _pooled_score(name, several)
     return found
 
 
-def _pooled_score(name: str, several: Sequence[tuple[int, Score]]) -> Score:
+def _pooled_score(name: str, several: Sequence[tuple[Measured, Score]]) -> Score:
     first = several[0][1]
     if first.items is not None:
-        rows = [
-            (f"{seed}/{item}", value)
-            for seed, score in several
-            if score.items is not None
-            for item, value in zip(score.items.ids, score.items.values, strict=True)
-        ]
-        items = Items(tuple(item for item, _ in rows), tuple(value for _, value in rows))
+        items = _pooled_items([(each, score.items) for each, score in several if score.items])
         return share(name, items) if first.percent else mean_score(name, first.better, items)
     values = [score.value for _, score in several]
     return Score(
@@ -104,3 +99,28 @@ def _pooled_score(name: str, several: Sequence[tuple[int, Score]]) -> Score:
         high=max(values),
         interval="range of seeds",
     )
+
+
+def _pooled_items(several: Sequence[tuple[Measured, Items]]) -> Items:
+    """Seeds with prompts of their own side by side. What seeds share (the same pictures, or the
+    same captions with other noise) are no independent items: each is its mean over the seeds.
+    """
+    values: dict[str, list[float]] = {}
+    for measured, items in several:
+        names = _names(items.ids, measured.texts)
+        for name, value in zip(names, items.values, strict=True):
+            values.setdefault(name, []).append(value)
+    return Items(tuple(values), tuple(sum(each) / len(each) for each in values.values()))
+
+
+def _names(ids: Sequence[str], texts: Mapping[str, str]) -> list[str]:
+    """Prompts by their texts, as ids number the prompts of a seed; a text that comes twice in a
+    seed is two items.
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for item in ids:
+        name = texts.get(item, item)
+        seen[name] += 1
+        names.append(f"{name} {seen[name]}")
+    return names

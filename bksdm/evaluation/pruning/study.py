@@ -15,7 +15,7 @@ from typing import Any, Final
 from diffusers import StableDiffusionPipeline
 
 from bksdm.evaluation.evaluate import evaluate, ready
-from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, NotFiniteError, slug
+from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, NotFiniteError, prompts_hash, slug
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.pruning.calibration import CalibrationSettings, Samples
 from bksdm.evaluation.pruning.grid import Configuration
@@ -36,6 +36,7 @@ from bksdm.surgery.sparse.accounting import Accounting, Sizes, accounting
 from bksdm.surgery.sparse.plan import SparsityPlan
 
 DENSE: Final = "dense"
+REVISION: Final = 2  # of what a criterion computes: results of another one are not read
 _SHOWN: Final = 8  # pictures of a version that are kept, of each seed
 
 
@@ -50,6 +51,7 @@ class Measured:
         accounting: the same, counted in every way.
         scores: with their items.
         folder: where the first of its pictures are.
+        texts: of its prompts, by id.
     """
 
     configuration: Configuration | None
@@ -58,6 +60,7 @@ class Measured:
     accounting: Accounting
     scores: tuple[Score, ...]
     folder: Path
+    texts: Mapping[str, str]
 
     def score(self, name: str) -> Score | None:
         """The score of that name."""
@@ -76,6 +79,7 @@ class Study:
         settings: "protocol" and "calibration" as plain values: what else results depend on.
         root: folder of all results.
         already_sparse: whether a pipeline that has zeros will do.
+        before: what was zero in it already, if it says so.
         samples: what the U-Net is calibrated on, by seed; filled in when first needed.
     """
 
@@ -86,14 +90,17 @@ class Study:
     settings: Mapping[str, Any]
     root: Path
     already_sparse: bool = False
+    before: SparsityPlan | None = None
     samples: dict[int, Samples] = field(default_factory=dict)
 
     def dense(self, seed: int) -> Measured:
         """The model as it is; its pictures all stay, as the others' are compared with them."""
-        folder = self._folder(DENSE, {"seed": seed})
+        folder = self._folder(DENSE, seed, {"seed": seed})
         gallery = self._gallery(folder, seed)
         scores = self._scores(folder, seed, gallery, gallery)
-        return self._measured(None, seed, SparsityPlan(components=()), scores, folder)
+        return self._measured(
+            None, seed, self.before or SparsityPlan(components=()), scores, folder
+        )
 
     def has(self, configuration: Configuration) -> bool:
         """Whether a version is judged already."""
@@ -102,14 +109,15 @@ class Study:
     def measured(self, configuration: Configuration) -> Measured:
         """A version, made and judged, or read if it was before."""
         folder, seed = self._of(configuration), configuration.seed
+        gallery = self._gallery(folder, seed)
         if self.has(configuration):
+            self._thin_out(gallery, seed)  # if it was killed before it did
             plan = folder_sparsity(folder)
             assert plan is not None
             return self._measured(configuration, seed, plan, _read(folder), folder)
         refuse_unfit(self.pipeline, configuration, already_sparse=self.already_sparse)
         dense = self.dense(seed)
         baseline = self._gallery(dense.folder, seed)
-        gallery = self._gallery(folder, seed)
         self._clear_halves(gallery, seed)
         folder.mkdir(parents=True, exist_ok=True)
         version = pruned(
@@ -118,6 +126,7 @@ class Study:
             calibration=self.calibration,
             samples=self.samples,
             already_sparse=self.already_sparse,
+            before=self.before,
         )
         with version as plan:
             write_sparsity(folder, plan)
@@ -132,11 +141,20 @@ class Study:
         values, point = configuration.values(), configuration.point
         name = f"{configuration.label}-{point}-{configuration.selection.layers}"
         if configuration.calibrated:
+            prompts = self.calibration(configuration.seed).read()
             values["calibration"] = self.settings["calibration"]
-        return self._folder(f"{name}-seed{configuration.seed}", values)
+            values["calibration_prompts"] = prompts_hash(prompts)
+        return self._folder(f"{name}-seed{configuration.seed}", configuration.seed, values)
 
-    def _folder(self, name: str, values: Mapping[str, Any]) -> Path:
-        made = {"weights": self.weights, "protocol": self.settings["protocol"], **values}
+    def _folder(self, name: str, seed: int, values: Mapping[str, Any]) -> Path:
+        """Of everything that its results depend on."""
+        made = {
+            "revision": REVISION,
+            "weights": self.weights,
+            "protocol": self.settings["protocol"],
+            "prompts": prompts_hash(self.protocol(seed).prompts.read()),
+            **values,
+        }
         text = json.dumps(made, sort_keys=True)
         return self.root / f"{slug(name)}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
 
@@ -206,6 +224,7 @@ class Study:
             accounting=accounting(plan, sizes_of(self.pipeline), bytes_a_weight=size),
             scores=scores,
             folder=folder,
+            texts={prompt.id: prompt.text for prompt in self.protocol(seed).prompts.read()},
         )
 
 

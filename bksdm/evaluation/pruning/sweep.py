@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from bksdm.errors import InputError
 from bksdm.evaluation.pruning.damage import CLIFF, KNEE, Threshold, threshold
 from bksdm.evaluation.pruning.grid import BOTH, Configuration, Curve
 from bksdm.evaluation.pruning.pooled import Version, pooled, pooled_dense
@@ -67,10 +68,12 @@ def sweep(
         seeds: with which.
         advance: is told of each version that is done.
     """
-    dense, found = [], []
+    decide, dense, found = study.protocol(seeds[0]).decide, [], []
     for seed in seeds:
         for name, configuration in configurations(curves, seed):
             found.append((name, study.measured(configuration)))
+            if len(found) == 1:
+                check_decides(pooled_dense([study.dense(seed)]), decide)
             advance(1)
         dense.append(study.dense(seed))  # made before the first version, if that can be pruned
     whole = pooled_dense(dense)
@@ -84,7 +87,7 @@ def sweep(
         curves=tuple(curves),
         dense=whole,
         versions=tuple(versions),
-        decide=study.protocol(seeds[0]).decide,
+        decide=decide,
     )
 
 
@@ -155,6 +158,20 @@ def _floor(swept: Swept, name: str) -> float:
     every = (swept.dense, *swept.versions)
     values = [np.mean(_qualities(v.scores[name])) for v in every if name in v.scores]
     return float(min(filter(math.isfinite, values), default=math.nan))
+
+
+def check_decides(dense: Version, decide: str) -> None:
+    """Refuse to decide by one number a model: nothing tells whether two of them differ.
+
+    Raises:
+        InputError: names the score, and those that can decide.
+    """
+    if dense.scores[decide].items is None:
+        able = [name for name, score in dense.scores.items() if score.items is not None]
+        raise InputError(
+            f"protocol.decide={decide}: it has no value of each prompt; expected one of"
+            f" {', '.join(able)}"
+        )
 
 
 def loss_of(version: Version, decide: str) -> float:

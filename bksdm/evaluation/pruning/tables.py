@@ -100,9 +100,11 @@ def _curve_table(swept: Swept, curve: Curve) -> str:
     lines = {label: swept.line(curve, label) for label in curve.methods}
     rows = []
     for i, point in enumerate(curve.grid.points):
-        first = next(iter(lines.values()))[i]
+        true = [line[i].true_sparsity(curve.grid.along) for line in lines.values()]
         cells = [_score(line[i].scores[swept.decide]) for line in lines.values()]
-        rows.append([str(point), _percent(first.true_sparsity(curve.grid.along)), *cells])
+        rows.append(
+            [str(point), " - ".join(dict.fromkeys(map(_percent, (min(true), max(true))))), *cells]
+        )
     dense = [_score(swept.dense.scores[swept.decide])] * len(lines)
     along = f"true, {_WORDS[curve.grid.along]}"
     title = f"{curve.name} ({curve.selection.words}): {swept.decide}"
@@ -135,19 +137,26 @@ def point_told(swept: Swept, *, max_loss: float | None) -> str:
     best = operating_point(swept, max_loss=max_loss)
     if best is None:
         return f"operating point: none of these loses at most {max_loss:g} in {swept.decide}"
-    return f"operating point: {version_told(best, swept.decide)} (at most {max_loss:g} is allowed)"
+    return (
+        f"operating point: {version_told(best, swept.decide)}; of {len(swept.versions)} versions"
+        f" the one with the most zeros of those that seem to lose at most {max_loss:g}; its"
+        " interval says how sure that is"
+    )
 
 
 def version_told(version: Version, decide: str) -> str:
     """A version and what it loses, in words."""
-    beside, own = version.losses[decide], version.measured[0].accounting
-    unit = 100 if version.scores[decide].percent else 1
-    low, high = unit * beside.difference.low, unit * beside.difference.high
-    return (
+    beside, own = version.losses.get(decide), version.measured[0].accounting
+    told = (
         f"text encoder/U-Net {version.point} % with {version.label}: {100 * own.nominal:.1f} %"
         f" nominal, {100 * own.both:.1f} % true zeros, packed {_saved(own)}; {decide}"
-        f" {unit * beside.difference.value:+.3g} [{low:+.3g}, {high:+.3g}], {beside.sentence}"
     )
+    if beside is None:
+        return f"{told} is not a number"
+    unit = 100 if version.scores[decide].percent else 1
+    low, high = unit * beside.difference.low, unit * beside.difference.high
+    difference = f"{unit * beside.difference.value:+.3g} [{low:+.3g}, {high:+.3g}]"
+    return f"{told} {difference}, {beside.sentence}"
 
 
 def write_summary(

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from diffusers import StableDiffusionPipeline
 
+from bksdm.data.shapes import IMAGE_SIZE
 from bksdm.errors import InputError
+from bksdm.evaluation.prompts import ShapesPrompts
 from bksdm.evaluation.pruning.calibration import (
     CalibrationSettings,
     Samples,
@@ -16,6 +19,7 @@ from bksdm.evaluation.pruning.calibration import (
     unet_calls,
 )
 from bksdm.evaluation.pruning.grid import Configuration
+from bksdm.export.sparse import recounted
 from bksdm.surgery.sparse.cut import check_prunable, dense_again, prune
 from bksdm.surgery.sparse.layers import Layer, Selection, prunable
 from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
@@ -29,7 +33,17 @@ SettingsOf = Callable[[int], CalibrationSettings]
 def layers_of(
     pipeline: StableDiffusionPipeline, selection: Selection
 ) -> dict[str, dict[str, Layer]]:
-    """The layers that may be pruned, by component."""
+    """The layers that may be pruned, by component.
+
+    Raises:
+        InputError: a pattern fits none, nothing is left, or the pipeline has no such network.
+    """
+    for name in COMPONENTS:
+        if getattr(pipeline, name, None) is None:
+            raise InputError(
+                f"the pipeline has no {name}; expected a Stable Diffusion 1 or 2 with text encoder"
+                " and U-Net"
+            )
     networks = [getattr(pipeline, name) for name in COMPONENTS]
     return dict(zip(COMPONENTS, prunable(networks, selection), strict=True))
 
@@ -71,6 +85,7 @@ def prune_pipeline(
     calibration: SettingsOf,
     samples: MutableMapping[int, Samples] | None = None,
     already_sparse: bool = False,
+    before: SparsityPlan | None = None,
 ) -> SparsityPlan:
     """Zero weights of a pipeline in place: the text encoder first, whose states the U-Net's
     calibration then has.
@@ -81,6 +96,7 @@ def prune_pipeline(
         calibration: by seed; asked for only if a method looks at inputs.
         samples: what was made for calibration of the U-Net, by seed; what is missing is added.
         already_sparse: whether a pipeline that has zeros will do.
+        before: what was zero in it; its tensors that are not pruned now stay in the plan.
 
     Raises:
         InputError: it cannot be pruned so.
@@ -104,7 +120,29 @@ def prune_pipeline(
         )
         for name, sparsity in wanted.items()
     ]
-    return SparsityPlan(components=tuple(parts))
+    if configuration.calibrated:
+        told = f"; {calibration(configuration.seed)}"
+        parts = [replace(part, method=part.method + told) for part in parts]
+    return with_earlier(SparsityPlan(components=tuple(parts)), before, pipeline)
+
+
+def with_earlier(
+    plan: SparsityPlan, before: SparsityPlan | None, pipeline: StableDiffusionPipeline
+) -> SparsityPlan:
+    """A plan with the tensors of an earlier one that it does not have, counted anew."""
+    if before is None:
+        return plan
+    parts = []
+    for name in COMPONENTS:
+        now, old = plan.of(name), before.of(name)
+        if old is None:
+            parts += [now] if now else []
+            continue
+        known = {tensor.name for tensor in now.tensors} if now else set()
+        left = tuple(tensor for tensor in old.tensors if tensor.name not in known)
+        found = recounted(replace(old, tensors=left), getattr(pipeline, name))
+        parts.append(replace(now, tensors=now.tensors + found.tensors) if now else found)
+    return replace(plan, components=tuple(parts))
 
 
 @contextmanager
@@ -115,6 +153,7 @@ def pruned(
     calibration: SettingsOf,
     samples: MutableMapping[int, Samples],
     already_sparse: bool,
+    before: SparsityPlan | None,
 ) -> Iterator[SparsityPlan]:
     """The pipeline is pruned inside this block, and dense again after it; takes memory for a copy
     of the weights that may be pruned.
@@ -129,6 +168,7 @@ def pruned(
             calibration=calibration,
             samples=samples,
             already_sparse=already_sparse,
+            before=before,
         )
 
 
@@ -143,9 +183,20 @@ def _calibration(
         return None
     seed = configuration.seed
     settings = calibration(seed)
+    _refuse_shapes(pipeline, settings)
     prompts, size = settings.read(), settings.batch_size
     if component == _TEXT_ENCODER:
         return partial(text_calls, pipeline, prompts, batch_size=size)
     if seed not in samples:
         samples[seed] = samples_of(pipeline, prompts, settings)
     return partial(unet_calls, pipeline, samples[seed], batch_size=size)
+
+
+def _refuse_shapes(pipeline: StableDiffusionPipeline, settings: CalibrationSettings) -> None:
+    """The embedded world's captions say nothing to any other model."""
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    if isinstance(settings.prompts, ShapesPrompts) and side != IMAGE_SIZE:
+        raise InputError(
+            f"calibration=shapes is of the embedded world, and this model makes {side}x{side}"
+            " pictures; use calibration=captions calibration.prompts.path=captions.txt"
+        )

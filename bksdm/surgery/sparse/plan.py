@@ -64,12 +64,15 @@ class ComponentSparsity:
         requested: share of zeros that was asked for in each of its tensors.
         parameters: of the whole network, with biases, norms and embeddings.
         tensors: what was pruned; the rest is as it was.
+        method: everything that chose: criterion, settings, seed, calibration; empty if only
+            counted.
     """
 
     component: str
     requested: float
     parameters: int
     tensors: tuple[TensorSparsity, ...]
+    method: str = ""
 
     def __post_init__(self) -> None:
         expected.one_of("component", self.component, COMPONENTS)

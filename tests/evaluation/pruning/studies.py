@@ -20,8 +20,8 @@ from bksdm.evaluation.pruning.grid import Configuration, Point
 from bksdm.evaluation.pruning.study import Study
 from bksdm.surgery.sparse.budget import Granularity
 from bksdm.surgery.sparse.criteria import Magnitude, Random, Wanda
-from bksdm.surgery.sparse.cut import Method
 from bksdm.surgery.sparse.layers import Selection
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import COMPONENTS
 from tests.conftest import tiny_pipeline
 

@@ -20,7 +20,7 @@ from bksdm.evaluation.prompts import ShapesPrompts
 from bksdm.evaluation.pruning.study import Study
 from bksdm.evaluation.pruning.version import pruned
 from bksdm.export.sparse import folder_sparsity
-from bksdm.surgery.sparse.cut import Method
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import COMPONENTS
 from tests.evaluation.pruning.studies import (
     CALIBRATION,

@@ -12,8 +12,9 @@ from bksdm.surgery.sparse.accounting import Sizes, accounting, planned
 from bksdm.surgery.sparse.allocation import Owl
 from bksdm.surgery.sparse.budget import Granularity, Pattern, drop_count
 from bksdm.surgery.sparse.criteria import Magnitude, Obs, Random, Wanda
-from bksdm.surgery.sparse.cut import Method, dense_again, prune
+from bksdm.surgery.sparse.cut import dense_again, prune
 from bksdm.surgery.sparse.layers import Selection, matrix, prunable
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import ComponentSparsity, SparsityPlan, TensorSparsity, check_masks
 from tests.conftest import tiny_unet
 from tests.surgery.sparse.test_layers import unet_batches
