@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from bksdm import expected
 from bksdm.cli.config import built, switch, task_overrides
-from bksdm.cli.pruning import curves_of, method_of, selection_of, with_seed
+from bksdm.cli.pruning import check_calibration, curves_of, method_of, selection_of, with_seed
 from bksdm.cli.sweeping import run_search, run_sweep
 from bksdm.cli.to_prune import ToPrune, to_prune
 from bksdm.errors import InputError
@@ -105,9 +105,9 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
     out = Path(str(config.out)).expanduser() if config.out else _folder_of(model, configuration)
     refuse_others(out.resolve(), mark=SPARSITY)  # before the work, too
     pipeline = model.load()
-    device = best_device()
-    if any(methods[name].needs for name in point.pruned):
-        pipeline.to(device)
+    if configuration.calibrated:
+        check_calibration(pipeline, config)
+        pipeline.to(best_device())
     plan = prune_pipeline(
         pipeline,
         configuration,

@@ -6,12 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from diffusers import StableDiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 
 from bksdm.cli.config import built, plain, switch
 from bksdm.cli.to_prune import ToPrune
+from bksdm.data.shapes import IMAGE_SIZE
 from bksdm.errors import InputError
 from bksdm.evaluation.fingerprint import fingerprint, part_hashes
+from bksdm.evaluation.prompts import ShapesPrompts
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.pruning.calibration import CalibrationSettings
 from bksdm.evaluation.pruning.grid import Curve, Grid
@@ -123,6 +126,21 @@ def calibration_values(config: DictConfig, methods: Iterable[Method]) -> dict[st
     return plain(config.calibration)
 
 
+def check_calibration(pipeline: StableDiffusionPipeline, config: DictConfig) -> None:
+    """Refuse to calibrate another model on the embedded world, whose captions say nothing to it.
+
+    Raises:
+        InputError: how to give others.
+    """
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    prompts = with_seed(config, "calibration", CalibrationSettings, 0).prompts
+    if isinstance(prompts, ShapesPrompts) and side != IMAGE_SIZE:
+        raise InputError(
+            f"calibration=shapes is of the embedded world, and this model makes {side}x{side}"
+            " pictures; use calibration=captions calibration.prompts.path=captions.txt"
+        )
+
+
 def study_of(
     config: DictConfig,
     model: ToPrune,
@@ -132,6 +150,8 @@ def study_of(
 ) -> Study:
     """How versions of a model are judged; it is loaded, cast and moved as its pictures are made."""
     pipeline = model.load()
+    if calibration:
+        check_calibration(pipeline, config)
     weights = fingerprint(part_hashes(pipeline))
     first = with_seed(config, "protocol", Protocol, 0)
     prepared = first.sampling.prepared(pipeline.to(best_device()))

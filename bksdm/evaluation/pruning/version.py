@@ -8,9 +8,7 @@ from typing import Final
 
 from diffusers import StableDiffusionPipeline
 
-from bksdm.data.shapes import IMAGE_SIZE
 from bksdm.errors import InputError
-from bksdm.evaluation.prompts import ShapesPrompts
 from bksdm.evaluation.pruning.calibration import (
     CalibrationSettings,
     Samples,
@@ -183,20 +181,9 @@ def _calibration(
         return None
     seed = configuration.seed
     settings = calibration(seed)
-    _refuse_shapes(pipeline, settings)
     prompts, size = settings.read(), settings.batch_size
     if component == _TEXT_ENCODER:
         return partial(text_calls, pipeline, prompts, batch_size=size)
     if seed not in samples:
         samples[seed] = samples_of(pipeline, prompts, settings)
     return partial(unet_calls, pipeline, samples[seed], batch_size=size)
-
-
-def _refuse_shapes(pipeline: StableDiffusionPipeline, settings: CalibrationSettings) -> None:
-    """The embedded world's captions say nothing to any other model."""
-    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    if isinstance(settings.prompts, ShapesPrompts) and side != IMAGE_SIZE:
-        raise InputError(
-            f"calibration=shapes is of the embedded world, and this model makes {side}x{side}"
-            " pictures; use calibration=captions calibration.prompts.path=captions.txt"
-        )

@@ -131,6 +131,7 @@ def test_what_is_kept_of_a_version_tells_its_zeros(fresh: Study) -> None:
         calibration=lambda seed: CALIBRATION,
         samples={},
         already_sparse=False,
+        before=None,
     ):
         zeros = {name: linear_zeros(getattr(fresh.pipeline, name)) for name in COMPONENTS}
     whole = {n: sum(p.numel() for p in getattr(quiet(), n).parameters()) for n in COMPONENTS}

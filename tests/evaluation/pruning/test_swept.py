@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bksdm.errors import InputError
 from bksdm.evaluation.measures.attributes import share
 from bksdm.evaluation.measures.per_prompt import mean_score
 from bksdm.evaluation.pruning.grid import Curve, One
 from bksdm.evaluation.pruning.pooled import Version, pooled, pooled_dense
-from bksdm.evaluation.pruning.study import Measured
-from bksdm.evaluation.pruning.sweep import Damage, Swept, damages, loss_of, operating_point
-from bksdm.evaluation.pruning.tables import curve_tables, damage_table, point_told
+from bksdm.evaluation.pruning.study import Measured, collapsed
+from bksdm.evaluation.pruning.sweep import (
+    Damage,
+    Swept,
+    check_decides,
+    damages,
+    loss_of,
+    operating_point,
+)
+from bksdm.evaluation.pruning.tables import curve_tables, damage_table, point_told, version_told
 from bksdm.evaluation.score import Better, Items, Score
 from bksdm.surgery.sparse.accounting import Sizes, accounting
 from bksdm.surgery.sparse.plan import ComponentSparsity, SparsityPlan, TensorSparsity
@@ -56,6 +64,7 @@ def measured(sparsity: float, *scores: Score) -> Measured:
         accounting=accounting(plan, SIZES, bytes_a_weight=4),
         scores=scores,
         folder=NOBODY,
+        texts={},
     )
 
 
@@ -131,15 +140,48 @@ def test_a_curve_has_a_row_a_point_with_its_true_sparsity() -> None:
     assert told[-1].split()[:4] == ["0/20", "20.00", "%", "75.0"]
 
 
-def test_seeds_are_pooled_prompt_by_prompt() -> None:
-    one, other = measured(0.2, error(1.0)), replace(measured(0.2, error(3.0)), seed=1)
-    dense = pooled_dense([measured(0.0, error(1.0)), replace(measured(0.0, error(1.0)), seed=1)])
-    both_seeds = pooled("U-Net", [one, other], dense)
-    score = both_seeds.scores["error"]
+def of_seed(made: Measured, seed: int, *, own: bool) -> Measured:
+    """The same of another seed: with prompts of its own, or with the same."""
+    score = next(iter(made.scores))
+    ids = score.items.ids if score.items else ()
+    return replace(made, seed=seed, texts={i: f"{i} of {seed}" for i in ids} if own else {})
+
+
+def test_seeds_with_prompts_of_their_own_are_pooled_side_by_side() -> None:
+    one, other = of_seed(measured(0.2, error(1.0)), 0, own=True), measured(0.2, error(3.0))
+    other = of_seed(other, 1, own=True)
+    dense = pooled_dense([of_seed(measured(0.0, error(1.0)), s, own=True) for s in (0, 1)])
+    score = pooled("U-Net", [one, other], dense).scores["error"]
     assert (score.value, score.n) == (2.0, 80)
-    assert score.items is not None
-    assert len(set(score.items.ids)) == 80
-    assert both_seeds.losses["error"].difference.value == pytest.approx(1.0)
+    assert pooled("U-Net", [one, other], dense).losses["error"].difference.value == 1.0
+
+
+def test_items_that_seeds_share_are_no_independent_ones() -> None:
+    one, other = measured(0.2, error(1.0)), of_seed(measured(0.2, error(3.0)), 1, own=False)
+    dense = pooled_dense(
+        [measured(0.0, error(1.0)), of_seed(measured(0.0, error(1.0)), 1, own=False)]
+    )
+    both = pooled("U-Net", [one, other], dense)
+    assert (both.scores["error"].value, both.scores["error"].n) == (2.0, 40)
+    assert both.losses["error"].difference.value == pytest.approx(1.0)
+
+
+def test_a_score_of_a_whole_set_is_the_mean_of_its_seeds_with_their_range() -> None:
     whole = pooled_dense([measured(0.0, fid(1.0)), replace(measured(0.0, fid(4.0)), seed=1)])
     found = whole.scores["FID"]
     assert (found.value, found.low, found.high) == (np.mean([1.0, 4.0]), 1.0, 4.0)
+
+
+def test_a_version_whose_score_is_no_number_is_told() -> None:
+    dense = pooled_dense([measured(0.0, error(1.0))])
+    broken = measured(0.2, *collapsed([error(1.0)]))
+    version = pooled("U-Net", [broken], dense)
+    assert math.isinf(loss_of(version, "error"))
+    assert version_told(version, "error").endswith("error is not a number")
+
+
+def test_one_number_a_model_decides_nothing() -> None:
+    dense = pooled_dense([measured(0.0, error(1.0), fid(1.0))])
+    check_decides(dense, "error")
+    with pytest.raises(InputError, match="decide=FID: it has no value of each prompt; expected"):
+        check_decides(dense, "FID")
