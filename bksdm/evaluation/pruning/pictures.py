@@ -20,6 +20,7 @@ from bksdm.evaluation.score import Better, Score
 
 # Okabe and Ito's colours, which the colour-blind tell apart; a method has a marker, too.
 _COLOURS: Final = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LINES: Final = ("-", "--", ":")
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")  # not as many: no pair comes twice
 _AXIS: Final = {
     "text_encoder": "the text encoder",
@@ -73,8 +74,9 @@ def _panel(axes: Axes, swept: Swept, curve: Curve, name: str) -> None:
         ends = [_ends(version.scores[name]) for version in line]
         number = numbers[label]
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        style = _LINES[number // len(_COLOURS) % len(_LINES)]
         y = [middle for _, middle, _ in ends]
-        axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
+        axes.plot(x, y, style, color=colour, marker=marker, markersize=4, label=label)
         axes.fill_between(
             x, [e[0] for e in ends], [e[2] for e in ends], color=colour, alpha=0.12, linewidth=0
         )
