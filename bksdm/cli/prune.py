@@ -17,9 +17,8 @@ from bksdm.errors import InputError
 from bksdm.evaluation.gallery import slug
 from bksdm.evaluation.pruning.calibration import CalibrationSettings
 from bksdm.evaluation.pruning.grid import Configuration, Point
-from bksdm.evaluation.pruning.study import sizes_of
 from bksdm.evaluation.pruning.tables import accounting_table
-from bksdm.evaluation.pruning.version import prune_pipeline, refuse_empty
+from bksdm.evaluation.pruning.version import prune_pipeline, refuse_empty, sizes_of
 from bksdm.export.pipeline import best_device
 from bksdm.export.pruned import PrunedSettings, as_rounded, export_pruned
 from bksdm.export.sparse import SPARSITY

@@ -87,12 +87,7 @@ def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]
     tried: dict[Point, Version] = {}
     dense = pooled_dense([study.dense(seed) for seed in seeds])
     check_decides(dense, decide)
-    limit = _limit(config, dense, decide)
-    if limit is None:
-        raise InputError(
-            f"find=best: expected max_loss=, in units of {decide}, of which the dense model has"
-            f" {dense.scores[decide].value:.4g}"
-        )
+    limit = _needed_limit(config, dense, decide)
 
     def good(point: Point) -> bool:
         tried[point] = version = _version(config, study, methods, point, seeds, dense)
@@ -131,6 +126,16 @@ def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]
     print(accounting_table(best.measured[0].accounting))
     print(f"\nto write it: {_command(found.best, seeds[0])}")
     return 0
+
+
+def _needed_limit(config: DictConfig, dense: Version, decide: str) -> float:
+    limit = _limit(config, dense, decide)
+    if limit is None:
+        raise InputError(
+            f"find=best: expected max_loss=, in units of {decide}, of which the dense model has"
+            f" {dense.scores[decide].value:.4g}"
+        )
+    return limit
 
 
 def _limit(config: DictConfig, dense: Version, decide: str) -> float | None:

@@ -19,7 +19,7 @@ from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, NotFiniteError, pr
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.pruning.calibration import CalibrationSettings, Samples
 from bksdm.evaluation.pruning.grid import Configuration
-from bksdm.evaluation.pruning.version import pruned, refuse_unfit
+from bksdm.evaluation.pruning.version import pruned, refuse_unfit, sizes_of
 from bksdm.evaluation.results import (
     RESULTS,
     ModelResult,
@@ -30,9 +30,8 @@ from bksdm.evaluation.results import (
 )
 from bksdm.evaluation.score import Items, Score
 from bksdm.export.sparse import folder_sparsity, write_sparsity
-from bksdm.models.cost import parameter_count
 from bksdm.processes import Process
-from bksdm.surgery.sparse.accounting import Accounting, Sizes, accounting
+from bksdm.surgery.sparse.accounting import Accounting, accounting
 from bksdm.surgery.sparse.plan import SparsityPlan
 
 DENSE: Final = "dense"
@@ -238,15 +237,6 @@ def collapsed(dense: Sequence[Score]) -> list[Score]:
         items = score.items and Items(score.items.ids, (value,) * len(score.items.ids))
         found.append(replace(score, value=value, low=None, high=None, items=items))
     return found
-
-
-def sizes_of(pipeline: StableDiffusionPipeline) -> Sizes:
-    """Numbers of weights of a pipeline's networks."""
-    return Sizes(
-        text_encoder=parameter_count(pipeline.text_encoder),
-        unet=parameter_count(pipeline.unet),
-        vae=parameter_count(pipeline.vae),
-    )
 
 
 def _read(folder: Path) -> tuple[Score, ...]:

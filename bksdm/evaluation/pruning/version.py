@@ -18,6 +18,8 @@ from bksdm.evaluation.pruning.calibration import (
 )
 from bksdm.evaluation.pruning.grid import Configuration
 from bksdm.export.sparse import recounted
+from bksdm.models.cost import parameter_count
+from bksdm.surgery.sparse.accounting import Sizes
 from bksdm.surgery.sparse.cut import check_prunable, dense_again, prune
 from bksdm.surgery.sparse.layers import Layer, Selection, prunable
 from bksdm.surgery.sparse.plan import COMPONENTS, SparsityPlan
@@ -44,6 +46,15 @@ def layers_of(
             )
     networks = [getattr(pipeline, name) for name in COMPONENTS]
     return dict(zip(COMPONENTS, prunable(networks, selection), strict=True))
+
+
+def sizes_of(pipeline: StableDiffusionPipeline) -> Sizes:
+    """Numbers of weights of a pipeline's networks."""
+    return Sizes(
+        text_encoder=parameter_count(pipeline.text_encoder),
+        unet=parameter_count(pipeline.unet),
+        vae=parameter_count(pipeline.vae),
+    )
 
 
 def refuse_empty(layers: Mapping[str, Mapping[str, Layer]], wanted: Mapping[str, float]) -> None:
