@@ -59,6 +59,16 @@ def test_every_second_text_is_empty_where_pictures_are_guided(samples: Samples) 
     assert all(text in ("", texts[i // DRAWS]) for i, text in enumerate(samples.texts))
 
 
+@pytest.mark.parametrize("draws", [1, 3])
+def test_empty_texts_are_spread_over_pictures_and_timesteps_with_odd_draws_too(
+    pipeline: StableDiffusionPipeline, draws: int
+) -> None:
+    settings = replace(CALIBRATION, draws=draws)
+    texts = samples_of(pipeline, settings.read(), settings).texts
+    for draw in range(draws):
+        assert texts[draw::draws].count("") == len(texts) // draws // 2
+
+
 def test_no_text_is_empty_where_pictures_are_not_guided(pipeline: StableDiffusionPipeline) -> None:
     settings = replace(CALIBRATION, sampling=replace(SAMPLING, guidance=1.0))
     assert "" not in samples_of(pipeline, settings.read(), settings).texts
