@@ -21,7 +21,7 @@ from bksdm.evaluation.pruning.tables import accounting_table
 from bksdm.evaluation.pruning.version import prune_pipeline, refuse_empty, sizes_of
 from bksdm.export.pipeline import best_device
 from bksdm.export.pruned import PrunedSettings, as_rounded, export_pruned
-from bksdm.export.sparse import SPARSITY
+from bksdm.export.sparse import SPARSITY, folder_sparsity
 from bksdm.export.whole import refuse_others
 from bksdm.models.cost import parameter_count
 from bksdm.models.source import TeacherSource, architecture
@@ -117,6 +117,7 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
     pipeline.to("cpu")
     dtype = settings.torch_dtype
     plan = as_rounded(plan, pipeline, dtype)
+    _refuse_another(out, plan)
     print(accounting_table(accounting(plan, sizes_of(pipeline), bytes_a_weight=dtype.itemsize)))
     export_pruned(
         pipeline,
@@ -129,6 +130,15 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
     )
     print(f"pruned: {out} ({settings.told})")
     return 0
+
+
+def _refuse_another(out: Path, plan: SparsityPlan) -> None:
+    """The same command again may replace its folder, in another format, too; no other one may."""
+    there = folder_sparsity(out)
+    if there is not None and there != plan:
+        raise InputError(
+            f"{out} holds a model that was pruned otherwise; choose another out=, or remove it"
+        )
 
 
 def _folder_of(model: ToPrune, configuration: Configuration) -> Path:
@@ -164,7 +174,7 @@ def _count(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> i
                 component=name,
                 parameters=parameter_count(networks[name]),
                 sparsity=share,
-                criterion=methods[name].words,
+                method=methods[name],
             )
             for name, share in point.pruned.items()
         )

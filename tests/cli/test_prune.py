@@ -192,3 +192,16 @@ def test_what_was_pruned_can_be_pruned_further_where_its_zeros_are_counted_in(
     for name, weight in first.state_dict().items():
         if name in {t.name for part in told("b").components for t in part.tensors}:
             assert (second.state_dict()[name][weight == 0] == 0).all()
+
+
+def test_a_model_that_was_pruned_otherwise_is_not_replaced(
+    run_cli: Cli, sd1_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = [f"model={sd1_folder}", "unet=0.6", "out=one", FAST]
+    assert run_cli("prune", *point) == 0
+    before = told("one")
+    assert run_cli("prune", *point, "criterion.granularity=component") == 2
+    assert "one holds a model that was pruned otherwise; choose another" in capsys.readouterr().err
+    assert told("one") == before
+    assert run_cli("prune", *point, "export.format=packed") == 0  # the same model
+    assert told("one") == before

@@ -111,7 +111,10 @@ def test_settings_of_one_model(
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("model={models}/pruned", "the unet is 50.0 % zeros already"),
+        (
+            "model={models}/pruned",
+            "of the unet's weights that may be pruned 50.0 % are zeros already",
+        ),
         ("model={models}/no-text", "no-text"),
         ("teacher={models}/no-text", "no-text"),
         ("model=not/there/at/all", "model not/there/at/all: nothing there"),

@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bksdm.surgery.sparse.budget import drop_count
+from bksdm.surgery.sparse.budget import Granularity, drop_count
 from bksdm.surgery.sparse.layers import Layer
+from bksdm.surgery.sparse.method import Method
 from bksdm.surgery.sparse.plan import (
     COMPONENTS,
     ComponentSparsity,
@@ -92,9 +93,24 @@ def saved_bytes(tensor: TensorSparsity, bytes_a_weight: int) -> int:
 
 
 def planned(
-    layers: Mapping[str, Layer], *, component: str, parameters: int, sparsity: float, criterion: str
+    layers: Mapping[str, Layer],
+    *,
+    component: str,
+    parameters: int,
+    sparsity: float,
+    method: Method,
 ) -> ComponentSparsity:
-    """What a network would have of zeros, counted without weights (on the meta device)."""
+    """What a network would have of zeros, counted without weights (on the meta device): by tensor,
+    or by row. What an allocation or one threshold for all moves between tensors is not known.
+    """
+    by_row = method.granularity is Granularity.ROW and method.pattern is None
+
+    def zeros(layer: Layer) -> int:
+        rows, columns = len(layer.weight), layer.weight[0].numel()
+        if by_row:
+            return rows * drop_count(sparsity, columns)
+        return drop_count(sparsity, rows * columns)
+
     return ComponentSparsity(
         component=component,
         requested=sparsity,
@@ -103,9 +119,9 @@ def planned(
             TensorSparsity(
                 name=f"{name}.weight",
                 shape=tuple(layer.weight.shape),
-                criterion=criterion,
+                criterion=method.words,
                 requested=sparsity,
-                zeros=drop_count(sparsity, layer.weight.numel()),
+                zeros=zeros(layer),
             )
             for name, layer in layers.items()
         ),

@@ -211,8 +211,9 @@ def check_prunable(
         size += layer.weight.numel()
     if zeros > ALREADY * size and not already_sparse:
         raise InputError(
-            f"the {component} is {100 * zeros / size:.1f} % zeros already; expected a dense model,"
-            " or already_sparse=true, which counts these zeros among those that are asked for"
+            f"of the {component}'s weights that may be pruned {100 * zeros / size:.1f} % are"
+            " zeros already; expected a dense model, or already_sparse=true, which counts a"
+            " tensor's zeros among those that are asked of it"
         )
 
 

@@ -272,7 +272,8 @@ def test_the_papers_point_counted_in_every_way() -> None:
     assert found.packed_bytes / found.dense_bytes == pytest.approx(1 - 0.31, abs=0.006)
 
 
-def test_what_is_planned_without_weights_is_what_magnitude_does() -> None:
+@pytest.mark.parametrize("method", [MAGNITUDE, METHODS[4]], ids=lambda m: m.words)
+def test_what_is_planned_without_weights_is_what_is_done(method: Method) -> None:
     with torch.device("meta"):
         empty = tiny_unet("sd2")
     plan = planned(
@@ -280,6 +281,6 @@ def test_what_is_planned_without_weights_is_what_magnitude_does() -> None:
         component="unet",
         parameters=1,
         sparsity=0.4,
-        criterion="magnitude",
+        method=method,
     )
-    assert [t.zeros for t in plan.tensors] == [t.zeros for t in pruned(MAGNITUDE)[1].tensors]
+    assert [t.zeros for t in plan.tensors] == [t.zeros for t in pruned(method)[1].tensors]
