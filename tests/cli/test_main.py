@@ -184,7 +184,7 @@ def test_export_never_overwrites_what_is_no_export(
     (tmp_path / "photos" / "mine.jpg").write_text("dear")
     capsys.readouterr()
     assert run_cli("export", "run=runs/run", "out=photos") == 2
-    assert "photos exists, and was not written by `bksdm export`" in capsys.readouterr().err
+    assert "photos exists, and was not written by bksdm" in capsys.readouterr().err
     assert (tmp_path / "photos" / "mine.jpg").read_text() == "dear"
 
 

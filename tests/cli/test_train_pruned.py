@@ -118,6 +118,7 @@ def test_another_beginning_is_refused(
     arguments: list[str],
     recovered: Path,
     pruned: Path,
+    sd1_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -126,7 +127,7 @@ def test_another_beginning_is_refused(
     assert "other settings: method.init" in capsys.readouterr().err
     config = resumed.config.read_text().replace(str(pruned), "other")
     resumed.config.write_text(config)
-    shutil.copytree(pruned, tmp_path / "other")
+    shutil.copytree(sd1_folder, tmp_path / "other")  # where it lies would make no difference
     assert run_cli(*arguments, "name=resumed", "method.init=other") == 2
     line = capsys.readouterr().err.strip()
     assert "is of another init" in line
