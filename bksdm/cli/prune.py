@@ -16,7 +16,7 @@ from bksdm.cli.to_prune import ToPrune, to_prune
 from bksdm.errors import InputError
 from bksdm.evaluation.gallery import slug
 from bksdm.evaluation.pruning.calibration import CalibrationSettings
-from bksdm.evaluation.pruning.grid import Configuration, Point
+from bksdm.evaluation.pruning.grid import Configuration, Point, label_of
 from bksdm.evaluation.pruning.tables import accounting_table
 from bksdm.evaluation.pruning.version import prune_pipeline, refuse_empty, sizes_of
 from bksdm.export.pipeline import best_device
@@ -86,7 +86,7 @@ def _configuration(
 ) -> Configuration:
     expected.count("seed", config.seed, least=0)
     return Configuration(
-        label="+".join(dict.fromkeys(method.name for method in methods.values())),
+        label=label_of(method.name for method in methods.values()),
         methods=methods,
         selection=selection_of(config),
         point=point,

@@ -17,7 +17,7 @@ from bksdm.evaluation.fingerprint import fingerprint, part_hashes
 from bksdm.evaluation.prompts import ShapesPrompts
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.pruning.calibration import CalibrationSettings
-from bksdm.evaluation.pruning.grid import Curve, Grid
+from bksdm.evaluation.pruning.grid import Curve, Grid, label_of
 from bksdm.evaluation.pruning.study import Study
 from bksdm.export.pipeline import best_device
 from bksdm.surgery.sparse.budget import Pattern
@@ -109,7 +109,7 @@ def _labelled(
                 f"curves.{curve}.criteria: {names.get(component)} for the {component} is none of"
                 f" criteria={', '.join(known)}"
             )
-    label = "+".join(dict.fromkeys(str(names[component]) for component in COMPONENTS))
+    label = label_of(str(names[component]) for component in COMPONENTS)
     return label, {component: known[names[component]] for component in COMPONENTS}
 
 

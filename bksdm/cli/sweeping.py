@@ -17,7 +17,7 @@ from bksdm.cli.pruning import calibration_values, curves_of, selection_of, study
 from bksdm.cli.to_prune import ToPrune
 from bksdm.errors import InputError
 from bksdm.evaluation.gallery import slug
-from bksdm.evaluation.pruning.grid import Configuration, Point
+from bksdm.evaluation.pruning.grid import Configuration, Point, label_of
 from bksdm.evaluation.pruning.pictures import write_curves, write_strips
 from bksdm.evaluation.pruning.pooled import Version, pooled, pooled_dense
 from bksdm.evaluation.pruning.search import best_split
@@ -79,7 +79,7 @@ def run_sweep(config: DictConfig, model: ToPrune) -> int:
 def run_search(config: DictConfig, model: ToPrune, methods: Mapping[str, Method]) -> int:
     """The split with the most zeros that loses at most `max_loss`."""
     expected.number("step", config.step, least=0.01, most=0.5)
-    label = "+".join(dict.fromkeys(method.name for method in methods.values()))
+    label = label_of(method.name for method in methods.values())
     seeds, out = _seeds(config), _out(config, model, f"best-{label}-{config.layers}")
     values = calibration_values(config, methods.values())
     study = study_of(config, model, out, calibration=values)
@@ -153,7 +153,7 @@ def _version(
     seeds: list[int],
     dense: Version,
 ) -> Version:
-    label = "+".join(dict.fromkeys(method.name for method in methods.values()))
+    label = label_of(method.name for method in methods.values())
     selection = selection_of(config)
     measured = [
         study.measured(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import CardData, ModelCard
 from yaml import YAMLError
 
 from bksdm.errors import InputError
@@ -65,9 +65,10 @@ def inherited_license(source: TeacherSource) -> License:
         raise InputError(
             f"teacher {source.path}: no card that says its licence ({first_line(error)}); {remedy}"
         ) from error
-    if not data.get("license"):
+    found = _said(data)
+    if found is None:
         raise InputError(f"teacher {source.path}: its card says no licence; {remedy}")
-    return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
+    return found
 
 
 def license_of_folder(folder: Path) -> License | None:
@@ -76,6 +77,10 @@ def license_of_folder(folder: Path) -> License | None:
         data = ModelCard((folder / "README.md").read_text()).data
     except (OSError, ValueError, YAMLError):
         return None
+    return _said(data)
+
+
+def _said(data: CardData) -> License | None:
     if not data.get("license"):
         return None
     return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))

@@ -1,6 +1,6 @@
 """Grids of sparsities: which points a curve has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -118,6 +118,11 @@ class Pairs:
 def _refuse_single(name: str, values: object) -> None:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise InputError(f"{name}={values}: expected a list")
+
+
+def label_of(names: Iterable[str]) -> str:
+    """Of the components' methods: one name where they are the same."""
+    return "+".join(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, kw_only=True)

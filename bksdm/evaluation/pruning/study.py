@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 from bksdm.evaluation.evaluate import evaluate, ready
 from bksdm.evaluation.gallery import DIGITS, IMAGES, Gallery, NotFiniteError, prompts_hash, slug
+from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.pruning.calibration import CalibrationSettings, Samples
 from bksdm.evaluation.pruning.grid import Configuration
@@ -80,6 +81,7 @@ class Study:
         already_sparse: whether a pipeline that has zeros will do.
         before: what was zero in it already, if it says so.
         samples: what the U-Net is calibrated on, by seed; filled in when first needed.
+        prompts: of the protocol, likewise: a file of them is read once.
     """
 
     pipeline: StableDiffusionPipeline
@@ -91,6 +93,7 @@ class Study:
     already_sparse: bool = False
     before: SparsityPlan | None = None
     samples: dict[int, Samples] = field(default_factory=dict)
+    prompts: dict[int, list[Prompt]] = field(default_factory=dict)
 
     def dense(self, seed: int) -> Measured:
         """The model as it is; its pictures all stay, as the others' are compared with them."""
@@ -151,11 +154,16 @@ class Study:
             "revision": REVISION,
             "weights": self.weights,
             "protocol": self.settings["protocol"],
-            "prompts": prompts_hash(self.protocol(seed).prompts.read()),
+            "prompts": prompts_hash(self._prompts(seed)),
             **values,
         }
         text = json.dumps(made, sort_keys=True)
         return self.root / f"{slug(name)}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
+
+    def _prompts(self, seed: int) -> list[Prompt]:
+        if seed not in self.prompts:
+            self.prompts[seed] = self.protocol(seed).prompts.read()
+        return self.prompts[seed]
 
     def _gallery(self, folder: Path, seed: int) -> Gallery:
         protocol = self.protocol(seed)
@@ -172,7 +180,7 @@ class Study:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         scores = evaluate(
             model,
-            protocol.prompts.read(),
+            self._prompts(seed),
             gallery,
             baseline=baseline,
             process=Process(),
@@ -195,17 +203,16 @@ class Study:
 
     def _clear_halves(self, gallery: Gallery, seed: int) -> None:
         """Pictures that stayed when a version was thinned out have no latents any more."""
-        for prompt in self.protocol(seed).prompts.read():
+        for prompt in self._prompts(seed):
             if gallery.latents and not gallery.file(prompt).with_suffix(".npy").exists():
                 gallery.file(prompt).unlink(missing_ok=True)
 
     def _thin_out(self, gallery: Gallery, seed: int) -> None:
         """Hundreds of versions: only the first pictures stay."""
-        for prompt in self.protocol(seed).prompts.read():
-            path = gallery.file(prompt).with_suffix(".npy")
-            path.unlink(missing_ok=True)
-        for prompt in self.protocol(seed).prompts.read()[_SHOWN:]:
-            gallery.file(prompt).unlink(missing_ok=True)
+        for i, prompt in enumerate(self._prompts(seed)):
+            gallery.file(prompt).with_suffix(".npy").unlink(missing_ok=True)
+            if i >= _SHOWN:
+                gallery.file(prompt).unlink(missing_ok=True)
 
     def _measured(
         self,
@@ -223,7 +230,7 @@ class Study:
             accounting=accounting(plan, sizes_of(self.pipeline), bytes_a_weight=size),
             scores=scores,
             folder=folder,
-            texts={prompt.id: prompt.text for prompt in self.protocol(seed).prompts.read()},
+            texts={prompt.id: prompt.text for prompt in self._prompts(seed)},
         )
 
 
