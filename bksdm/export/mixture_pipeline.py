@@ -97,6 +97,8 @@ def taking_prompts(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) ->
 
 def _part(value: Any, rows: Sequence[int], prompts: int) -> Any:
     """Those of some prompts, of what has an entry a prompt, or one a picture."""
+    if isinstance(value, str):  # a negative prompt for all
+        return [value] * len(rows)
     if not isinstance(value, list | tuple | Tensor) or len(value) % prompts:
         return value
     span = len(value) // prompts
