@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of this run: the same plan, teacher and data."""
+"""Whether a checkpoint is of this run: the same plan or router, teacher and data."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ def check_identity(
     """Refuse to go on from a checkpoint of something else.
 
     Raises:
-        InputError: it is of another plan or teacher, or of other data and `accept_changed` is not
-            set.
+        InputError: it is of another plan, router or teacher, or of other data and
+            `accept_changed` is not set.
     """
     check_init(saved, now.get("init"), checkpoint=checkpoint)
-    for name in ("plan", "teacher"):
-        was, is_now = saved[name], now[name]
+    for name in ("plan", "router", "teacher"):
+        was, is_now = saved.get(name), now.get(name)
         if was != is_now:
             raise InputError(
                 f"checkpoint {checkpoint} is of another {name}: {_short(was)},"
