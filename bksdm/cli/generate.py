@@ -19,6 +19,7 @@ from bksdm.evaluation.album import Album, made_by
 from bksdm.evaluation.gallery import slug
 from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.prompts import FilePrompts, Prompt, from_texts
+from bksdm.evaluation.turns import in_turns
 from bksdm.export.pipeline import best_device
 
 _SAMPLING: Final = ("steps", "batch_size", "scheduler", "size", "dtype")
@@ -139,7 +140,8 @@ def _make(job: Job, label: str, prompts: Sequence[Prompt]) -> list[float]:
     """Make what is missing, a batch at a time; seconds an image of each batch."""
     pipeline = named_pipeline(job.name)
     made = made_by(job.name, pipeline, job.sampling)
-    missing, size = job.album.missing(prompts, made), job.sampling.batch_size
+    missing = in_turns(pipeline, job.album.missing(prompts, made))
+    size = job.sampling.batch_size
     if not missing:
         return []
     pipeline = job.sampling.prepared(pipeline.to(best_device()))

@@ -13,6 +13,7 @@ from bksdm.evaluation.prompts import Prompt
 from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.results import Against
 from bksdm.evaluation.score import Score
+from bksdm.evaluation.turns import in_turns
 from bksdm.processes import Process
 
 
@@ -77,7 +78,7 @@ def evaluate(
     Raises:
         InputError: the model cannot be measured so.
     """
-    mine = prompts[process.rank :: process.world]
+    mine = in_turns(model.pipeline, prompts[process.rank :: process.world])
     sampling = model.protocol.sampling
     for batch in pictures(model.pipeline, mine, sampling, gallery, baseline=baseline):
         for each in model.measuring:

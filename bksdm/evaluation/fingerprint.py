@@ -5,6 +5,7 @@ import json
 
 from diffusers import StableDiffusionPipeline
 
+from bksdm.export.mixture_pipeline import MixturePipeline
 from bksdm.models.teacher import weights_hash
 
 PARTS = ("unet", "text_encoder", "vae")
@@ -14,7 +15,13 @@ CONFIGURED = ("unet", "vae", "scheduler")
 
 def part_hashes(pipeline: StableDiffusionPipeline) -> dict[str, str]:
     """sha256, shortened, of each network's tensors, and of all their settings."""
-    hashes = {part: weights_hash(getattr(pipeline, part)) for part in PARTS}
+    hashes = {
+        part: weights_hash(getattr(pipeline, part))
+        for part in PARTS
+        if part != "unet" or not isinstance(pipeline, MixturePipeline)
+    }
+    if isinstance(pipeline, MixturePipeline):  # whose experts are not all in memory
+        hashes["unet"] = pipeline.weights
     return hashes | {"settings": _settings_hash(pipeline)}
 
 

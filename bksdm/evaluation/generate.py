@@ -2,6 +2,7 @@
 order or process (but for the float rounding of another batch size).
 """
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,12 +78,11 @@ class Sampling:
             pipeline.to(dtype=getattr(torch, self.dtype))
         if self.scheduler is None:
             return pipeline
-        parts = dict(pipeline.components)
-        parts["scheduler"] = self._scheduler_class().from_config(
+        scheduler = self._scheduler_class().from_config(
             pipeline.scheduler.config, **(self.scheduler_settings or {})
         )
-        made = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-        made.set_progress_bar_config(disable=True)
+        made = copy.copy(pipeline)  # of whatever class: a mixture stays one
+        made.register_modules(scheduler=scheduler)
         return made
 
     def pixels(self, pipeline: StableDiffusionPipeline) -> int:

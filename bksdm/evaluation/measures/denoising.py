@@ -22,6 +22,7 @@ from bksdm.errors import InputError
 from bksdm.evaluation.measure import Pictures, Subject
 from bksdm.evaluation.measures.per_prompt import PerPrompt, mean_score, share
 from bksdm.evaluation.score import Better, Items, Score
+from bksdm.export.mixture_pipeline import taking_prompts
 
 NAME: Final = "denoising loss"
 BINS: Final = 10  # of the curve over timesteps
@@ -68,7 +69,8 @@ def denoising_errors(
     at = timesteps.to(pipeline.device)
     noisy = diffusion.noised(clean, noise, at)
     states = encode_texts(pipeline, texts)
-    guess = pipeline.unet(noisy.to(pipeline.unet.dtype), at, states).sample.float()
+    with taking_prompts(pipeline, texts):
+        guess = pipeline.unet(noisy.to(pipeline.unet.dtype), at, states).sample.float()
     error = F.mse_loss(guess, diffusion.target(clean, noise, at), reduction="none")
     return timesteps, error.flatten(1).mean(1).double().cpu()
 
