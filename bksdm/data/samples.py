@@ -185,7 +185,13 @@ def assemble(
     if "text" in stacked:
         assert settings.empty_text is not None
         stacked["text"][torch.tensor(dropped)] = settings.empty_text.to(stacked["text"].dtype)
-    return TextImageBatch(tokens=tokens, seeds=torch.tensor(seeds), faults=tuple(faults), **stacked)
+    return TextImageBatch(
+        tokens=tokens,
+        seeds=torch.tensor(seeds),
+        captions=tuple(caption for _, caption in samples),
+        faults=tuple(faults),
+        **stacked,
+    )
 
 
 def token_ids(captions: Sequence[str], tokenizer: Any) -> Tensor:

@@ -84,7 +84,7 @@ def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def gumbel_of(seeds: Tensor, width: int) -> Tensor:
-    """Gumbel noise (B, width), each row's from its own seed (B,), int64: a sample has the same noise
+    """Gumbel noise (B, width), each row from its own seed (B,), int64: a sample has the same noise
     in every batch and process. Another stream than that of the sample's timestep.
     """
     generator = torch.Generator()

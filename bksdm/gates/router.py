@@ -91,12 +91,12 @@ class Router(nn.Module):
 
         Without noise and in double precision, so that a prompt has the same ones in every batch.
         """
-        signature = _signatures(self.gates(self.codes.double()), self.sites)
+        signature = signatures(self.gates(self.codes.double()), self.sites)
         weight, bias = self.predictor.weight.double(), self.predictor.bias.double()
         found = []
-        for part in embeddings.double().split(_ROWS):
+        for part in torch.split(embeddings.double(), _ROWS):
             gates = self.gates(F.linear(self.standardised(part), weight, bias))
-            found.append(_signatures(gates, self.sites) @ signature.T + self.offsets)
+            found.append(signatures(gates, self.sites) @ signature.T + self.offsets)
         return torch.cat(found)
 
     def route(self, embeddings: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Router(nn.Module):
         return self.scores(embeddings).argmax(1)
 
 
-def _signatures(gates: Tensor, sites: Sites) -> Tensor:
+def signatures(gates: Tensor, sites: Sites) -> Tensor:
     """Gates (B, D) so that every site weighs the same, and what lies in a module no more than the
     module does; of length 1 (the published width-depth normalisation, soft throughout).
     """
@@ -118,7 +118,7 @@ def _signatures(gates: Tensor, sites: Sites) -> Tensor:
 
 def similarities(one: Tensor, other: Tensor, sites: Sites) -> Tensor:
     """Cosine similarity (A, B) of gates (A, D) and (B, D), width-depth normalised."""
-    return _signatures(one, sites) @ _signatures(other, sites).T
+    return signatures(one, sites) @ signatures(other, sites).T
 
 
 @dataclass(frozen=True, kw_only=True)
