@@ -32,6 +32,7 @@ from bksdm.data.samples import (
     ShardDataset,
     token_ids,
 )
+from bksdm.data.selection import selection_of
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.stream import StreamTraining, first_meta
@@ -50,6 +51,8 @@ class ShardDataModule(pl.LightningDataModule):
     Args:
         shards: locations of the training shards (see `location.expand`).
         validation_shards: of the validation shards.
+        selection: file of the training samples to take (see `selection.Selection`); None or "all"
+            for all of them.
         resolution: pixels of a side.
         batch_size: samples a process and micro-batch.
         global_batch: samples an optimiser step.
@@ -86,6 +89,7 @@ class ShardDataModule(pl.LightningDataModule):
         validation_samples: int,
         teacher: Teacher,
         cache: CacheSettings,
+        selection: str | None = None,
         mode: Literal["exact", "stream"] = "exact",
         buffer: int = 2000,
         start_method: Literal["fork", "forkserver", "spawn"] | None = None,
@@ -123,6 +127,7 @@ class ShardDataModule(pl.LightningDataModule):
             caption_dropout=caption_dropout,
         )
         self._training: ExactTraining | StreamTraining
+        selected = selection_of(selection, mode=mode)
         if mode == "stream":
             locations = tuple(expand(shards, allow_pipe=cache.allow_pipe))
             shape = format_of(first_meta(locations[0]))
@@ -137,20 +142,23 @@ class ShardDataModule(pl.LightningDataModule):
             )
         else:
             index = _indexed(shards, store)
+            held, rows = (index, None) if selected is None else selected.part_of(index)
             order = Order(
-                counts=index.counts,
+                counts=held.counts if rows is None else list(map(len, rows)),
                 seed=seed,
                 global_batch=global_batch,
                 window=window,
                 lanes=lanes,
                 remainder=remainder,
             )
-            check_cache(index, order, max_gb=cache.max_gb)
+            check_cache(held, order, max_gb=cache.max_gb)
             shape = index.format
             settings = read(shape)
-            reader = ShardReader(index, store, max_open=shards_in_turn(order))
-            dataset = ShardDataset(reader, order, settings, windows_ahead=cache.prefetch)
-            self._training = ExactTraining(index, order, dataset)
+            reader = ShardReader(held, store, max_open=shards_in_turn(order))
+            ahead = cache.prefetch
+            dataset = ShardDataset(reader, order, settings, windows_ahead=ahead, rows=rows)
+            chosen = None if selected is None else selected.fingerprint
+            self._training = ExactTraining(index, order, dataset, chosen)
         self.validation_index = _indexed(validation_shards, store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)
         order = Order(

@@ -68,9 +68,9 @@ def check_same_data(
             " version, or choose another name="
         )
     words = [
-        f"data.{name} was {value}, is {now['order'].get(name)}"
-        for name, value in saved["order"].items()
-        if now["order"].get(name) != value
+        f"data.{name} was {saved['order'].get(name)}, is {now['order'].get(name)}"
+        for name in dict.fromkeys((*saved["order"], "selection"))
+        if now["order"].get(name) != saved["order"].get(name)
     ]
     for split in ("training", "validation"):
         what = changes(saved[split], now[split])
