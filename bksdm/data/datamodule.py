@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from bksdm.batch import TextImageBatch
+from bksdm.data.captions import Captions, read_captions
 from bksdm.data.exact import ExactTraining, Loading, Share
 from bksdm.data.index import ShardIndex, build_index
 from bksdm.data.latents import check_format
@@ -208,6 +209,19 @@ class ShardDataModule(pl.LightningDataModule):
             InputError: the global batch is no multiple of what all processes take at once.
         """
         return accumulation(self.global_batch, batch=self.batch_size, world=world)
+
+    def captions(self) -> Captions:
+        """The captions of all training samples.
+
+        Raises:
+            InputError: a stream or a selection, which has not all of them by number.
+        """
+        training = self._training
+        if not isinstance(training, ExactTraining):
+            raise InputError("data.mode=stream: captions by number need data.mode=exact")
+        if training.selection is not None:
+            raise InputError("data.selection: all samples are routed; leave it out")
+        return read_captions(training.index, training.dataset.reader)
 
     def samples_of(self, step: int) -> list[str]:
         """ "shard/key" of the samples of an optimiser step, by global position; a stream knows none

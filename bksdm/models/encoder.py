@@ -1,7 +1,7 @@
 """Sentence encoders: frozen networks that turn captions into the vectors that a router reads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,6 +93,28 @@ class EncoderSettings(ABC):
         Raises:
             InputError: it is not there.
         """
+
+
+def saved_settings(saved: Mapping[str, Any]) -> EncoderSettings:
+    """The settings of a saved encoder: its name, and their values under "settings"."""
+    known: dict[str, type[EncoderSettings]] = {"teacher_text": TeacherText, "minilm": Packaged}
+    return known.get(saved["name"], FromHub)(**saved["settings"])
+
+
+def load_saved(saved: Mapping[str, Any], teacher: Teacher) -> Encoder:
+    """The encoder that a router was trained with.
+
+    Raises:
+        InputError: it is not there, or has other weights now.
+    """
+    encoder = saved_settings(saved).load(teacher)
+    found = encoder.identity["weights"]
+    if found != saved["weights"]:
+        raise InputError(
+            f"the router reads embeddings of {saved['name']} with weights {saved['weights']}; here"
+            f" they are {found}; use the same encoder, or route again"
+        )
+    return encoder
 
 
 @dataclass(frozen=True)
