@@ -29,6 +29,8 @@ class TextImageBatch:
         moments: (B, 2 C, h, w), mean and log variance of the VAE's latents, float16 as they are
             cached; None if there are pixels.
         text: (B, T, D), text states, float16 as well; None if the tokens are still to be encoded.
+        captions: (B,), what the shards say, also where the caption was dropped: an expert is chosen
+            by the prompt, and answers guidance's empty one as well.
         faults: samples that should have been in the batch and could not be used.
     """
 
@@ -37,6 +39,7 @@ class TextImageBatch:
     pixels: Tensor | None = None
     moments: Tensor | None = None
     text: Tensor | None = None
+    captions: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:

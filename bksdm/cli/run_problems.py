@@ -11,6 +11,7 @@ from bksdm.cli.shards_report import Split
 from bksdm.data.limits import check_cache, check_settings
 from bksdm.data.location import is_remote
 from bksdm.data.order import Order, accumulation
+from bksdm.data.selection import selection_of
 from bksdm.data.store import ShardStore
 from bksdm.diffusion import Diffusion
 from bksdm.errors import InputError
@@ -72,17 +73,22 @@ def validation_is_shared(known: Known) -> None:
 def order_is_possible(known: Known) -> None:
     """The shards fill a global batch, and the cache holds those that are read in turn."""
     data, split = known.run.config.data, known.splits.get("training")
+    selected = selection_of(data.get("selection"), mode=data.mode)
     if split is None or split.index is None or data.mode != "exact":
         return
+    index, counts = split.index, list(split.index.counts)
+    if selected is not None:
+        index, rows = selected.part_of(index)
+        counts = list(map(len, rows))
     order = Order(
-        counts=split.index.counts,
+        counts=counts,
         seed=known.run.config.seed,
         global_batch=data.global_batch,
         window=data.window,
         lanes=data.lanes,
         remainder=data.remainder,
     )
-    check_cache(split.index, order, max_gb=data.cache.max_gb)
+    check_cache(index, order, max_gb=data.cache.max_gb)
 
 
 def scheduler_is_known(known: Known) -> None:
@@ -138,6 +144,9 @@ def same_identity(known: Known) -> None:
     indices = {split: each.index for split, each in known.splits.items() if each.index}
     if len(indices) == 2 and run.config.data.mode == "exact":
         now["data"] = saved["data"] | {split: each.record() for split, each in indices.items()}
+        selected = selection_of(run.config.data.get("selection"), mode="exact")
+        chosen = None if selected is None else selected.fingerprint
+        now["data"]["order"] = saved["data"]["order"] | {"selection": chosen}
     check_identity(
         saved,
         now,

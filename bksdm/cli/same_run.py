@@ -13,6 +13,7 @@ from bksdm.training.folder import RunFolder
 FREE: Final = frozenset(
     {
         "name",  # of the folder, which may be renamed
+        "plan",  # likewise: what it says is in student
         "runs_dir",
         "checkpoint",
         "samples",
@@ -23,6 +24,7 @@ FREE: Final = frozenset(
         "export",
         "data.shards",  # may move: the index fingerprint in the checkpoint guards what they hold
         "data.validation_shards",
+        "data.selection",  # likewise
         "data.workers",
         "data.start_method",
         "data.batch_size",

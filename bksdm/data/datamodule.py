@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from bksdm.batch import TextImageBatch
+from bksdm.data.captions import Captions, read_captions
 from bksdm.data.exact import ExactTraining, Loading, Share
 from bksdm.data.index import ShardIndex, build_index
 from bksdm.data.latents import check_format
@@ -32,6 +33,7 @@ from bksdm.data.samples import (
     ShardDataset,
     token_ids,
 )
+from bksdm.data.selection import selection_of
 from bksdm.data.shards import ShardReader
 from bksdm.data.store import CacheSettings, ShardStore
 from bksdm.data.stream import StreamTraining, first_meta
@@ -50,6 +52,8 @@ class ShardDataModule(pl.LightningDataModule):
     Args:
         shards: locations of the training shards (see `location.expand`).
         validation_shards: of the validation shards.
+        selection: file of the training samples to take (see `selection.Selection`); None or "all"
+            for all of them.
         resolution: pixels of a side.
         batch_size: samples a process and micro-batch.
         global_batch: samples an optimiser step.
@@ -86,6 +90,7 @@ class ShardDataModule(pl.LightningDataModule):
         validation_samples: int,
         teacher: Teacher,
         cache: CacheSettings,
+        selection: str | None = None,
         mode: Literal["exact", "stream"] = "exact",
         buffer: int = 2000,
         start_method: Literal["fork", "forkserver", "spawn"] | None = None,
@@ -123,6 +128,7 @@ class ShardDataModule(pl.LightningDataModule):
             caption_dropout=caption_dropout,
         )
         self._training: ExactTraining | StreamTraining
+        selected = selection_of(selection, mode=mode)
         if mode == "stream":
             locations = tuple(expand(shards, allow_pipe=cache.allow_pipe))
             shape = format_of(first_meta(locations[0]))
@@ -137,20 +143,23 @@ class ShardDataModule(pl.LightningDataModule):
             )
         else:
             index = _indexed(shards, store)
+            held, rows = (index, None) if selected is None else selected.part_of(index)
             order = Order(
-                counts=index.counts,
+                counts=held.counts if rows is None else list(map(len, rows)),
                 seed=seed,
                 global_batch=global_batch,
                 window=window,
                 lanes=lanes,
                 remainder=remainder,
             )
-            check_cache(index, order, max_gb=cache.max_gb)
+            check_cache(held, order, max_gb=cache.max_gb)
             shape = index.format
             settings = read(shape)
-            reader = ShardReader(index, store, max_open=shards_in_turn(order))
-            dataset = ShardDataset(reader, order, settings, windows_ahead=cache.prefetch)
-            self._training = ExactTraining(index, order, dataset)
+            reader = ShardReader(held, store, max_open=shards_in_turn(order))
+            ahead = cache.prefetch
+            dataset = ShardDataset(reader, order, settings, windows_ahead=ahead, rows=rows)
+            chosen = None if selected is None else selected.fingerprint
+            self._training = ExactTraining(index, order, dataset, chosen)
         self.validation_index = _indexed(validation_shards, store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)
         order = Order(
@@ -200,6 +209,19 @@ class ShardDataModule(pl.LightningDataModule):
             InputError: the global batch is no multiple of what all processes take at once.
         """
         return accumulation(self.global_batch, batch=self.batch_size, world=world)
+
+    def captions(self) -> Captions:
+        """The captions of all training samples.
+
+        Raises:
+            InputError: a stream or a selection, which has not all of them by number.
+        """
+        training = self._training
+        if not isinstance(training, ExactTraining):
+            raise InputError("data.mode=stream: captions by number need data.mode=exact")
+        if training.selection is not None:
+            raise InputError("data.selection: all samples are routed; leave it out")
+        return read_captions(training.index, training.dataset.reader)
 
     def samples_of(self, step: int) -> list[str]:
         """ "shard/key" of the samples of an optimiser step, by global position; a stream knows none

@@ -81,32 +81,47 @@ class Batches:
 
 @dataclass(frozen=True)
 class ExactTraining:
-    """Indexed shards, read in order."""
+    """Indexed shards, read in order.
+
+    Attributes:
+        index: of all shards.
+        order: of the samples.
+        dataset: makes batches of them; of a selection, it has its own index of the shards in it.
+        selection: fingerprint of what is selected; None for all samples.
+    """
 
     index: ShardIndex
     order: Order
     dataset: ShardDataset
+    selection: str | None = None
 
     @property
     def description(self) -> str:
         """In words."""
         kind = "latents" if self.index.format else "pictures"
-        return f"{self.index.samples:,} {kind} in {len(self.index.shards):,} shards"
+        samples, shards = f"{self.index.samples:,}", f"{len(self.index.shards):,}"
+        if self.selection is not None:
+            samples = f"{self.order.samples:,} of {samples}"
+            shards = f"{len(self.dataset.reader.index.shards):,} of {shards}"
+        return f"{samples} {kind} in {shards} shards"
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when a run resumes."""
         names = ("seed", "global_batch", "window", "lanes", "remainder")
+        chosen = {} if self.selection is None else {"selection": self.selection}
+        order = {name: getattr(self.order, name) for name in names}
         return {
-            "order": {"mode": "exact"} | {name: getattr(self.order, name) for name in names},
+            "order": {"mode": "exact", **order, **chosen},
             "training": self.index.record(),
         }
 
     def samples_of(self, step: int) -> list[str]:
         """ "shard/key" of an optimiser step's samples, by global position."""
         batch = self.order.global_batch
-        found = [self.order.sample(step * batch + place) for place in range(batch)]
+        found = [self.dataset.sample(step * batch + place) for place in range(batch)]
         reader = self.dataset.reader
-        return [f"{self.index.shards[shard].name}/{reader.key(shard, row)}" for shard, row in found]
+        shards = reader.index.shards
+        return [f"{shards[shard].name}/{reader.key(shard, row)}" for shard, row in found]
 
     def loader(self, share: Share, loading: Loading) -> DataLoader[TextImageBatch]:
         """The micro-batches of a process's share of the run."""

@@ -60,7 +60,7 @@ class Order:
             )
         if not self.steps_per_epoch:
             raise InputError(
-                f"the shards hold {self.samples} samples, less than one global batch of"
+                f"{self.samples} samples to train on, less than one global batch of"
                 f" {self.global_batch}; use a smaller data.global_batch, more data, or"
                 " data.remainder=wrap"
             )

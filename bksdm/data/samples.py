@@ -2,10 +2,11 @@
 (seed, position). A bad one is replaced, always by the same one, and reported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,6 +15,7 @@ from bksdm.batch import Fault, TextImageBatch
 from bksdm.data.decode import BadSampleError, Bytes, decode_caption, decode_latents, decode_picture
 from bksdm.data.filesystems import shown
 from bksdm.data.order import Order
+from bksdm.data.selection import Rows
 from bksdm.data.shards import ShardReader
 from bksdm.data.transforms import pixel_tensor
 from bksdm.errors import InputError, told_plainly
@@ -77,11 +79,26 @@ class SampleSettings:
 
 
 class ShardDataset(Dataset[TextImageBatch]):
-    """Batches of samples by global position."""
+    """Batches of samples by global position.
+
+    Args:
+        reader: of the shards.
+        order: of the samples.
+        settings: what is made of a sample.
+        windows_ahead: of remote shards.
+        rows: of each shard those that the order counts, where that is not all of them.
+    """
 
     def __init__(
-        self, reader: ShardReader, order: Order, settings: SampleSettings, *, windows_ahead: int = 1
+        self,
+        reader: ShardReader,
+        order: Order,
+        settings: SampleSettings,
+        *,
+        windows_ahead: int = 1,
+        rows: Sequence[Rows] | None = None,
     ) -> None:
+        self.rows = rows
         self.reader = reader
         self.order = order
         self.settings = settings
@@ -96,6 +113,11 @@ class ShardDataset(Dataset[TextImageBatch]):
         """The samples at global positions, as a batch."""
         with told_plainly():
             return self._batch(positions)
+
+    def sample(self, position: int) -> tuple[int, int]:
+        """(shard, row in it) of the sample at a global position."""
+        shard, place = self.order.sample(position)
+        return shard, place if self.rows is None else int(self.rows[shard][place])
 
     def _batch(self, positions: Sequence[int]) -> TextImageBatch:
         self._prefetch(positions)
@@ -117,30 +139,45 @@ class ShardDataset(Dataset[TextImageBatch]):
         return drawn(self.order.sample_seed(position), self.settings)
 
     def _good_sample(
-        self, shard: int, row: int, *, flip: bool
+        self, shard: int, place: int, *, flip: bool
     ) -> tuple[dict[str, Tensor], str, Fault | None]:
         """The sample, or the next good one of its shard: neither the count of samples nor the
         choice ever changes.
         """
-        rows = len(self.reader.contents(shard))
         fault = None
-        for candidate in (*range(row, rows), *range(row)):
+        for at, row in self._candidates(shard, place):
             try:
                 tensors, caption = decoded(
-                    lambda part, row=candidate: self.reader.read(shard, row, part),
+                    lambda part, at=at, row=row: self.reader.read(at, row, part),
                     self.settings,
                     flip=flip,
                 )
             except BadSampleError as error:
-                name = self.reader.index.shards[shard].name
-                fault = fault or Fault(name, self.reader.key(shard, candidate), error.reason)
+                name = self.reader.index.shards[at].name
+                fault = fault or Fault(name, self.reader.key(at, row), error.reason)
             else:
                 return tensors, caption, fault
+        reason = fault.reason if fault else "it is empty"
+        if self.rows is not None:
+            raise InputError(
+                f"data.selection: none of its samples can be read ({reason}); make the shards again"
+            )
         raise InputError(
             f"shard {shown(self.reader.index.shards[shard].location)} holds no readable sample"
-            f" ({fault.reason if fault else 'it is empty'}); make it again, or leave it out of"
-            " data.shards"
+            f" ({reason}); make it again, or leave it out of data.shards"
         )
+
+    def _candidates(self, shard: int, place: int) -> Iterator[tuple[int, int]]:
+        """(shard, row) of a sample and of those that may stand in for it, in turn. Of a shard
+        little may be selected: then the next shards' samples come, too.
+        """
+        if self.rows is None:
+            rows = len(self.reader.contents(shard))
+            yield from ((shard, row) for row in (*range(place, rows), *range(place)))
+            return
+        for at in (*range(shard, len(self.rows)), *range(shard)):
+            rest = np.roll(self.rows[at], -place if at == shard else 0)
+            yield from ((at, int(row)) for row in rest)
 
     def _prefetch(self, positions: Sequence[int]) -> None:
         if not self.reader.remote:
@@ -185,7 +222,13 @@ def assemble(
     if "text" in stacked:
         assert settings.empty_text is not None
         stacked["text"][torch.tensor(dropped)] = settings.empty_text.to(stacked["text"].dtype)
-    return TextImageBatch(tokens=tokens, seeds=torch.tensor(seeds), faults=tuple(faults), **stacked)
+    return TextImageBatch(
+        tokens=tokens,
+        seeds=torch.tensor(seeds),
+        captions=tuple(caption for _, caption in samples),
+        faults=tuple(faults),
+        **stacked,
+    )
 
 
 def token_ids(captions: Sequence[str], tokenizer: Any) -> Tensor:

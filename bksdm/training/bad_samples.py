@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bksdm.batch import Fault, TextImageBatch
 from bksdm.errors import InputError, ToldElsewhereError
-from bksdm.training.distill import Distillation
+from bksdm.training.module import StepModule
 from bksdm.training.peers import Peers
 from bksdm.training.steps import StepCallback
 
@@ -58,7 +58,7 @@ class BadSamples(StepCallback):
         del outputs
         self._unfinished += batch.faults
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """Compare."""
         del module
         # Whole steps alone: a resumed run reads the others again.

@@ -151,7 +151,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        content["bksdm"]["student_config"]
+        content["bksdm"]["teacher"]
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {path}") from None
     except (
@@ -184,8 +184,16 @@ def about_student(
 
 
 def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2DConditionModel:
-    """The student that a checkpoint holds, with its averaged or its raw weights."""
+    """The student that a checkpoint holds, with its averaged or its raw weights.
+
+    Raises:
+        InputError: see `read_checkpoint`; or it holds none.
+    """
     content = read_checkpoint(path)
+    if "student_config" not in content["bksdm"]:
+        raise InputError(
+            f"checkpoint {path} holds no student but a router; expected one of `bksdm train`"
+        )
     student: UNet2DConditionModel = UNet2DConditionModel.from_config(
         content["bksdm"]["student_config"]
     )

@@ -8,29 +8,26 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import pytorch_lightning as pl
 import torch
 from diffusers import UNet2DConditionModel
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
 from transformers import CLIPTextModel
 
 from bksdm import expected
 from bksdm.batch import NoisyBatch, TextImageBatch
-from bksdm.diffusion import Diffusion, sample_randomness
 from bksdm.losses.distill import LossTerms, LossWeights, distillation_terms
+from bksdm.models.cost import step_flops, unet_cost
 from bksdm.models.teacher import Teacher
-from bksdm.training.optim import OptimizerSettings, clip_gradients
-from bksdm.training.predict import Predictor, compiled, predict, sent
+from bksdm.training.module import StepModule, StepSettings
+from bksdm.training.optim import OptimizerSettings
+from bksdm.training.predict import Predictor, compiled, predict
 from bksdm.training.speed import SpeedSettings, share_out
 
 TERMS: Final = ("task", "output_kd", "feature_kd", "loss")  # as `training_step` returns them
 
 
-class Distillation(pl.LightningModule):
-    """Trains `student`; everything else is held, not registered, so it is in no state dict, EMA or
-    checkpoint.
+class Distillation(StepModule):
+    """Trains `student`.
 
     Args:
         student: the U-Net to be trained.
@@ -48,6 +45,8 @@ class Distillation(pl.LightningModule):
             teacher, data).
     """
 
+    term_names = TERMS
+
     def __init__(
         self,
         student: UNet2DConditionModel,
@@ -64,26 +63,27 @@ class Distillation(pl.LightningModule):
         masks: Mapping[str, Tensor] | None = None,
         identity: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         expected.number("method.gradient_clip", gradient_clip, above=0)
         if min_snr_gamma is not None:
             expected.number("method.min_snr_gamma", min_snr_gamma, above=0)
         expected.switch("method.normalise_features", normalise_features)
+        super().__init__(
+            teacher,
+            around=teacher.with_text(text_encoder),
+            settings=StepSettings(
+                optimizer=optimizer,
+                min_snr_gamma=min_snr_gamma,
+                gradient_clip=gradient_clip,
+                speed=speed,
+            ),
+            identity=identity,
+        )
         self.student = student.train()
-        # In a tuple, out of sight of nn.Module (and the Teacher itself is no module).
-        self._held = (teacher, teacher.with_text(text_encoder))
         self.masks = masks or {}
-        self.diffusion = Diffusion.from_scheduler_config(dict(teacher.scheduler.config))
         self.teacher_taps = [name for name, _ in pairs]
         self.student_taps = [name for _, name in pairs]
         self.weights = weights
-        self.optimizer_settings = optimizer
         self.normalise_features = normalise_features
-        self.min_snr_gamma = min_snr_gamma
-        self.gradient_clip = gradient_clip
-        self.gradient_norm = torch.zeros(())  # before clipping, of the last optimiser step
-        self.speed = speed
-        self.identity = identity or {}
         self._compiled = ExitStack()
         self._ask_teacher: Predictor = self._eager(teacher.unet, self.teacher_taps)
         self._ask_student: Predictor = self._eager(student, self.student_taps)
@@ -91,25 +91,22 @@ class Distillation(pl.LightningModule):
             student.enable_gradient_checkpointing()
 
     @property
-    def teacher(self) -> Teacher:
-        """The frozen teacher."""
-        return self._held[0]
+    def trained(self) -> UNet2DConditionModel:
+        """The student."""
+        return self.student
 
-    @property
-    def around(self) -> Teacher:
-        """The frozen parts around the student: the teacher's, but for a text encoder of its own."""
-        return self._held[1]
+    def flops(self, resolution: int) -> int:
+        """Useful FLOPs of a step for each picture of `resolution` pixels a side."""
+        side = resolution // self.teacher.latent_factor
+        tokens = self.teacher.tokenizer.model_max_length
+        networks = (self.teacher.unet, self.student)
+        return step_flops(*[unet_cost(unet.config, side, tokens=tokens).macs for unet in networks])
 
     @property
     def own_text(self) -> CLIPTextModel | None:
         """The student's text encoder where it is not the teacher's."""
         own = self.around.text_encoder
         return None if own is self.teacher.text_encoder else own
-
-    def setup(self, stage: str) -> None:
-        """Put teacher and student where and how the steps want them."""
-        del stage
-        self.prepare(self.trainer.strategy.root_device)
 
     def prepare(self, device: torch.device) -> None:
         """The teacher goes to the device, the student gets its layout; both are compiled if they
@@ -138,38 +135,6 @@ class Distillation(pl.LightningModule):
         self._ask_teacher = self._eager(self.teacher.unet, self.teacher_taps)
         self._ask_student = self._eager(self.student, self.student_taps)
 
-    def noise(self, batch: TextImageBatch) -> NoisyBatch:
-        """Encode pictures and captions, unless they are, and noise the latents to random
-        timesteps.
-        """
-        moments, text = self.encoded(batch)
-        timesteps, noise, posterior_noise = sample_randomness(
-            batch.seeds, (moments.shape[1] // 2, *moments.shape[2:]), steps=self.diffusion.steps
-        )
-        timesteps, noise, posterior_noise = (
-            sent(drawn, self.device) for drawn in (timesteps, noise, posterior_noise)
-        )
-        latents = self.teacher.scaled_latents(moments, noise=posterior_noise).to(noise.dtype)
-        return NoisyBatch(
-            latents=self.diffusion.noised(latents, noise, timesteps),
-            timesteps=timesteps,
-            text=text,
-            target=self.diffusion.target(latents, noise, timesteps),
-            weights=self.diffusion.min_snr_weights(timesteps, gamma=self.min_snr_gamma),
-        )
-
-    def encoded(self, batch: TextImageBatch) -> tuple[Tensor, Tensor]:
-        """Moments of the latents (B, 2 C, h, w), and text states (B, T, D)."""
-        if batch.moments is not None:
-            moments = batch.moments.float()
-        else:
-            assert batch.pixels is not None
-            # As cached ones: what follows is not a network's business, and wants all digits.
-            moments = self.teacher.encode_moments(batch.pixels).float()
-        if batch.text is not None:
-            return moments, batch.text.to(self.teacher.text_encoder.dtype)
-        return moments, self.teacher.encode_text(batch.tokens)
-
     def as_student_reads(self, noisy: NoisyBatch, batch: TextImageBatch) -> NoisyBatch:
         """The same with text states of the student's own text encoder, if it has one: those that
         are cached are the teacher's.
@@ -186,10 +151,8 @@ class Distillation(pl.LightningModule):
         self, batch: TextImageBatch, ask_teacher: Predictor, ask_student: Predictor
     ) -> LossTerms:
         noisy = self.noise(batch)
-        # What is bfloat16 already needs no autocast, which would compute its norms in float32.
-        cast = torch.is_autocast_enabled(self.device.type) and self.teacher.unet.dtype.itemsize > 2
         with self.speed.kernels():  # not around the VAE, whose head is too wide for some
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=cast):
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=self.cast_teacher):
                 target = ask_teacher(noisy)
             guess = ask_student(self.as_student_reads(noisy, batch))
         return distillation_terms(guess, target, noisy, normalise_features=self.normalise_features)
@@ -216,33 +179,6 @@ class Distillation(pl.LightningModule):
             batch_size=len(batch),
             sync_dist=True,
         )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on the student alone."""
-        optimizer, schedule = self.optimizer_settings.build(
-            self.student, max_steps=self.trainer.max_steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """Clip the global norm."""
-        del optimizer, args, kwargs
-        self.gradient_norm = clip_gradients(self.student, self.gradient_clip)
-
-    def on_train_start(self) -> None:
-        """DistributedDataParallel is there now."""
-        self.speed.average_gradients(self.trainer.strategy.model)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Plan, teacher, data and versions go into the checkpoint."""
-        checkpoint["bksdm"] = self.identity
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recount Lightning's micro-batches, should this run take more or fewer of them a step."""
-        done = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            counts |= {"ready": done, "started": done, "processed": done, "completed": done - 1}
 
     @staticmethod
     def _eager(unet: UNet2DConditionModel, taps: Sequence[str]) -> Predictor:

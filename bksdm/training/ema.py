@@ -1,4 +1,4 @@
-"""Exponential moving average of the student, by diffusers' EMAModel.
+"""Exponential moving average of the trained network, by diffusers' EMAModel.
 
 Its decay after n steps is min(decay, (1 + n) / (10 + n)).
 """
@@ -14,12 +14,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bksdm import expected
-from bksdm.training.distill import Distillation
+from bksdm.training.module import StepModule
 from bksdm.training.steps import StepCallback
 
 
 class Ema(StepCallback):
-    """Averages the student after each optimiser step; validation and samples see the average.
+    """Averages the network after each optimiser step; validation and samples see the average.
 
     Under FSDP2 each process averages its share of the weights; checkpoints hold all of it.
     """
@@ -34,32 +34,32 @@ class Ema(StepCallback):
 
     @property
     def average(self) -> list[Tensor]:
-        """What this process has of each averaged weight, in the student's order; empty before
-        training.
+        """What this process has of each averaged weight, in the network's order; empty
+        before training.
         """
         return [] if self._average is None else list(self._average.shadow_params)
 
     @contextmanager
-    def applied(self, student: nn.Module) -> Iterator[None]:
-        """The student has the averaged weights inside this block."""
+    def applied(self, network: nn.Module) -> Iterator[None]:
+        """The network has the averaged weights inside this block."""
         if self._average is None:
             yield
             return
-        _share_out(student)
+        _share_out(network)
         weights = own_shares(self._weights)
         self._average.store(weights)
         self._average.copy_to(weights)
         try:
             yield
         finally:
-            _share_out(student)  # or the next step would take the average for the weights
+            _share_out(network)  # or the next step would take the average for the weights
             self._average.restore(weights)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start from the student's weights, on their device, or from the checkpoint's average."""
+        """Start from the network's weights, on their device, or from the checkpoint's average."""
         del trainer
-        assert isinstance(pl_module, Distillation)
-        self._weights = list(pl_module.student.parameters())
+        assert isinstance(pl_module, StepModule)
+        self._weights = list(pl_module.trained.parameters())
         self._average = EMAModel(own_shares(self._weights), decay=self.decay, foreach=True)
         if self._saved is not None:
             saved = zip(self._saved["shadow_params"], self._weights, strict=True)
@@ -67,7 +67,7 @@ class Ema(StepCallback):
             self._average.load_state_dict({**self._saved, "shadow_params": shares})
         self._average.to(pl_module.device)
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """Average once an optimiser step, not once a micro-batch."""
         del trainer, module
         assert self._average is not None
@@ -76,8 +76,8 @@ class Ema(StepCallback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the average."""
         del trainer
-        assert isinstance(pl_module, Distillation)
-        self._validating.enter_context(self.applied(pl_module.student))
+        assert isinstance(pl_module, StepModule)
+        self._validating.enter_context(self.applied(pl_module.trained))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the raw weights."""
@@ -101,16 +101,16 @@ class Ema(StepCallback):
         return {**state, "shadow_params": whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until training starts, when the student is on its device."""
+        """Kept until training starts, when the network is on its device."""
         self._saved = state_dict or None
 
 
-def _share_out(student: nn.Module) -> None:
+def _share_out(network: nn.Module) -> None:
     """Under FSDP2 a forward without a backward leaves the root's own weights whole; what is then
     written into the shares would not be seen.
     """
-    if isinstance(student, FSDPModule):
-        student.reshard()
+    if isinstance(network, FSDPModule):
+        network.reshard()
 
 
 def own_shares(weights: list[nn.Parameter]) -> list[Tensor]:

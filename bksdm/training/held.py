@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema, own_shares, share_of
+from bksdm.training.module import StepModule
 
 Held = tuple[nn.Parameter, Tensor]
 
@@ -28,9 +28,9 @@ class HeldZeros(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The masks go where the weights are; a checkpoint has the same zeros as they."""
         del trainer
-        assert isinstance(pl_module, Distillation)
-        held = held_weights(pl_module.student, pl_module.masks)
-        places = {name: i for i, (name, _) in enumerate(pl_module.student.named_parameters())}
+        assert isinstance(pl_module, StepModule)
+        held = held_weights(pl_module.trained, pl_module.masks)
+        places = {name: i for i, (name, _) in enumerate(pl_module.trained.named_parameters())}
         self._held = [(name, places[name], each) for name, each in held.items()]
         self._check("weights", own_shares([weight for _, _, (weight, _) in self._held]))
 
@@ -90,6 +90,6 @@ def hold_zeros(held: Iterable[Held]) -> None:
             own.masked_fill_(~keep, 0)  # not multiplied: a NaN would stay
 
 
-def held_zeros(module: Distillation, ema: Ema) -> list[HeldZeros]:
+def held_zeros(module: StepModule, ema: Ema) -> list[HeldZeros]:
     """The callback, if the student has masks."""
     return [HeldZeros(ema)] if module.masks else []

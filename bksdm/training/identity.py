@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of this run: the same plan, teacher and data."""
+"""Whether a checkpoint is of this run: the same plan or router, teacher and data."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ def check_identity(
     """Refuse to go on from a checkpoint of something else.
 
     Raises:
-        InputError: it is of another plan or teacher, or of other data and `accept_changed` is not
-            set.
+        InputError: it is of another plan, router or teacher, or of other data and
+            `accept_changed` is not set.
     """
     check_init(saved, now.get("init"), checkpoint=checkpoint)
-    for name in ("plan", "teacher"):
-        was, is_now = saved[name], now[name]
+    for name in ("plan", "router", "teacher"):
+        was, is_now = saved.get(name), now.get(name)
         if was != is_now:
             raise InputError(
                 f"checkpoint {checkpoint} is of another {name}: {_short(was)},"
@@ -68,9 +68,9 @@ def check_same_data(
             " version, or choose another name="
         )
     words = [
-        f"data.{name} was {value}, is {now['order'].get(name)}"
-        for name, value in saved["order"].items()
-        if now["order"].get(name) != value
+        f"data.{name} was {saved['order'].get(name)}, is {now['order'].get(name)}"
+        for name in dict.fromkeys((*saved["order"], "selection"))
+        if now["order"].get(name) != saved["order"].get(name)
     ]
     for split in ("training", "validation"):
         what = changes(saved[split], now[split])

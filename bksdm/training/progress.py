@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from bksdm.training.distill import Distillation
+from bksdm.training.module import StepModule
 from bksdm.training.steps import StepCallback
 from bksdm.training.telemetry import Telemetry
 
@@ -48,7 +48,7 @@ class Progress(StepCallback):
                 dynamic_ncols=True,
             )
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """One step further."""
         del module
         if not trainer.is_global_zero:

@@ -12,16 +12,15 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from bksdm.data.datamodule import ShardDataModule
-from bksdm.models.cost import step_flops, unet_cost
 from bksdm.models.devices import peak_tflops
 from bksdm.training.bad_samples import BadSamples
 from bksdm.training.checkpoint import newest_checkpoint, read_checkpoint
-from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
 from bksdm.training.held import held_zeros
 from bksdm.training.identity import check_identity
 from bksdm.training.loggers import run_loggers
+from bksdm.training.module import StepModule
 from bksdm.training.peers import Peers, lost_told
 from bksdm.training.progress import Progress
 from bksdm.training.samples import SampleGrid
@@ -69,7 +68,7 @@ def start_of(folder: RunFolder, *, put_aside: bool = True) -> Start:
     return Start() if path is None else Start(int(read_checkpoint(path)["global_step"]), path)
 
 
-def check_start(start: Start, module: Distillation, *, accept_changed: bool) -> None:
+def check_start(start: Start, module: StepModule, *, accept_changed: bool) -> None:
     """Refuse a checkpoint of other data, another plan or another teacher.
 
     Raises:
@@ -84,14 +83,14 @@ def check_start(start: Start, module: Distillation, *, accept_changed: bool) -> 
 
 
 def fit(
-    module: Distillation,
+    module: StepModule,
     data: ShardDataModule,
     settings: TrainerSettings,
     *,
     start: Start,
     folder: RunFolder,
     ema: Ema,
-    samples: SampleGrid,
+    samples: SampleGrid | None,
     checkpoints: CheckpointSettings,
     signals: Signals,
     peers: Peers,
@@ -99,6 +98,7 @@ def fit(
     saved: Callable[[int], None] | None = None,
 ) -> None:
     """Train until `max_steps`, or until `signals` has received one; `saved` is told of checkpoints.
+    There are no sample grids where `samples` is None.
 
     Raises:
         InputError: the data or the settings end the run.
@@ -121,6 +121,7 @@ def fit(
     best = checkpoints.best_callback(folder.checkpoints)
     progress = Progress(seconds=2 if sys.stdout.isatty() else 15, telemetry=telemetry)
     bad = _bad_samples(data, settings, peers=peers)
+    grids = [] if samples is None else [samples]
     trainer = build_trainer(
         settings,
         peers.process,
@@ -128,7 +129,7 @@ def fit(
         background_saves=checkpoints.background,
         default_root_dir=folder.path,
         logger=loggers,
-        callbacks=[ema, *held_zeros(module, ema), bad, telemetry, samples, progress, *best, last],
+        callbacks=[ema, *held_zeros(module, ema), bad, telemetry, *grids, progress, *best, last],
     )
     trainer.accumulate_grad_batches = data.accumulation(trainer.world_size)
     trainer.val_check_interval = settings.validate_every_n_steps * trainer.accumulate_grad_batches
@@ -138,7 +139,7 @@ def fit(
 
 
 def _telemetry(
-    module: Distillation,
+    module: StepModule,
     data: ShardDataModule,
     settings: TrainerSettings,
     *,
@@ -154,6 +155,7 @@ def _telemetry(
         report=folder.non_finite,
         samples_of=data.samples_of,
         facts={"seed": data.seed, "global_batch": data.global_batch, "run": str(folder.path)},
+        terms=module.term_names,
     )
 
 
@@ -166,17 +168,11 @@ def _bad_samples(data: ShardDataModule, settings: TrainerSettings, *, peers: Pee
     )
 
 
-def utilisation(module: Distillation, resolution: int, settings: TrainerSettings) -> Utilisation:
+def utilisation(module: StepModule, resolution: int, settings: TrainerSettings) -> Utilisation:
     """FLOPs of an image at `resolution` pixels, and the peak of the device that computes them."""
-    side = resolution // module.teacher.latent_factor
-    tokens = module.teacher.tokenizer.model_max_length
-    macs = [
-        unet_cost(unet.config, side, tokens=tokens).macs
-        for unet in (module.teacher.unet, module.student)
-    ]
     name = torch.cuda.get_device_name() if settings.gpu else ""
     return Utilisation(
-        step_flops(*macs),
+        module.flops(resolution),
         peak_tflops(name, precision=settings.precision, override=settings.peak_tflops),
     )
 

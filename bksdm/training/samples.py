@@ -22,6 +22,7 @@ from bksdm.export.pipeline import assemble
 from bksdm.models.teacher import Teacher
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
+from bksdm.training.module import StepModule
 from bksdm.training.peers import Peers
 from bksdm.training.steps import StepCallback
 
@@ -54,11 +55,12 @@ class SampleGrid(StepCallback):
         self.peers = peers
         self._fixed: dict[str, list[Tensor]] = {}
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """Draw at each multiple of the interval, and at the end."""
         step = trainer.global_step
         due = self.every_n_steps and (step % self.every_n_steps == 0 or step == trainer.max_steps)
         if due:
+            assert isinstance(module, Distillation)
             self.draw(trainer, module)
 
     def draw(self, trainer: pl.Trainer, module: Distillation) -> None:

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.training.checkpoint import LAST
-from bksdm.training.distill import Distillation
+from bksdm.training.module import StepModule
 from bksdm.training.peers import Peers, raise_if_lost
 from bksdm.training.signals import Signals
 from bksdm.training.steps import StepCallback
@@ -113,7 +113,7 @@ class Checkpoints(StepCallback, Checkpoint):
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """Save if it is time."""
         del module
         step = trainer.global_step

@@ -3,15 +3,16 @@ somebody reads them.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from bksdm.training.distill import TERMS
 from bksdm.training.peers import Peers
 
-NAMES = (*TERMS, "gradient_norm")
+GRADIENT_NORM: Final = "gradient_norm"
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,21 @@ class NonFinite:
 
 
 class StepLosses:
-    """Means over a step's micro-batches; over the processes when they are read."""
+    """Means over a step's micro-batches; over the processes when they are read.
 
-    def __init__(self) -> None:
+    Args:
+        terms: names of what a micro-batch gives, in its order.
+    """
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        self._names = (*terms, GRADIENT_NORM)
         self._sum: Tensor | None = None
         self._micro_batches = 0
         self._last: Tensor | None = None
         self._bad: Tensor | None = None  # step and values of the first non-finite one, or -1
 
     def add(self, terms: Tensor) -> None:
-        """One micro-batch's terms (len(TERMS),)."""
+        """One micro-batch's terms (number of names,)."""
         self._sum = terms.float() if self._sum is None else self._sum + terms
         self._micro_batches += 1
 
@@ -61,7 +67,7 @@ class StepLosses:
         assert self._last is not None
         values = peers.gathered(self._last.tolist())
         means = [math.fsum(column) / len(values) for column in zip(*values, strict=True)]
-        return dict(zip(NAMES, means, strict=True))
+        return dict(zip(self._names, means, strict=True))
 
     def non_finite(self, peers: Peers) -> NonFinite | None:
         """The first step that went wrong in any process. All of them must call it."""
@@ -73,6 +79,7 @@ class StepLosses:
             return None
         first = min(steps)
         values = [
-            dict(zip(NAMES, row[1:], strict=True)) if int(row[0]) == first else {} for row in rows
+            dict(zip(self._names, row[1:], strict=True)) if int(row[0]) == first else {}
+            for row in rows
         ]
         return NonFinite(first, values)

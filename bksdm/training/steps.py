@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from bksdm.batch import TextImageBatch
-from bksdm.training.distill import Distillation
+from bksdm.training.module import StepModule
 
 
 class StepCallback(pl.Callback, ABC):
@@ -26,12 +26,12 @@ class StepCallback(pl.Callback, ABC):
         """Lightning's hook."""
         self.on_micro_batch(outputs, batch)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            assert isinstance(pl_module, Distillation)
+            assert isinstance(pl_module, StepModule)
             self.on_step_end(trainer, pl_module)
 
     def on_micro_batch(self, outputs: dict[str, Tensor], batch: TextImageBatch) -> None:
         """What the callback does after each micro-batch, a step's last one included."""
 
     @abstractmethod
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """What the callback does after an optimiser step."""

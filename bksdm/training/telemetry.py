@@ -17,7 +17,7 @@ from torch import Tensor
 from bksdm.atomic import replacing
 from bksdm.batch import TextImageBatch
 from bksdm.errors import InputError, ToldElsewhereError
-from bksdm.training.distill import Distillation
+from bksdm.training.module import StepModule
 from bksdm.training.peers import Peers
 from bksdm.training.step_losses import NonFinite, StepLosses
 from bksdm.training.steps import StepCallback
@@ -54,6 +54,7 @@ class Telemetry(StepCallback):
         report: where the first non-finite step is described.
         samples_of: the samples of an optimiser step, for that report.
         facts: what else it needs to be reproduced, such as the seed.
+        terms: names of the losses.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Telemetry(StepCallback):
         report: Path,
         samples_of: Callable[[int], Sequence[str]],
         facts: Mapping[str, Any],
+        terms: Sequence[str],
     ) -> None:
         self.every_n_steps = every_n_steps
         self.throughput = throughput
@@ -74,7 +76,7 @@ class Telemetry(StepCallback):
         self.report = report
         self.samples_of = samples_of
         self.facts = facts
-        self.losses = StepLosses()
+        self.losses = StepLosses(terms)
         self.shown: dict[str, float] = {}
 
     def on_train_batch_start(
@@ -90,7 +92,7 @@ class Telemetry(StepCallback):
         del batch
         self.losses.add(outputs["terms"])
 
-    def on_step_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: StepModule) -> None:
         """Log, if it is time; all processes do, as they read the losses together."""
         done = trainer.global_step
         self.losses.finish(step=done - 1, gradient_norm=module.gradient_norm)

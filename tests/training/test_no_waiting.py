@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.plan import SMALL
+from bksdm.training.distill import TERMS
 from bksdm.training.optim import OptimizerSettings
 from bksdm.training.step_losses import StepLosses
 from tests.training.test_distill import batch, module
@@ -40,7 +41,7 @@ def test_a_step_reads_nothing(teacher: Teacher) -> None:
     distillation = module(teacher, SMALL, min_snr_gamma=5.0)
     optimizer, schedule = FUSED.build(distillation.student, max_steps=10)
     ema = EMAModel(distillation.student.parameters(), decay=0.99, foreach=True)
-    losses, whole = StepLosses(), batch(teacher)
+    losses, whole = StepLosses(TERMS), batch(teacher)
     assert isinstance(optimizer, Optimizer)
     with Reads() as reads:
         for step in range(2):

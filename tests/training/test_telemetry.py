@@ -11,6 +11,7 @@ import torch
 
 from bksdm.processes import Process
 from bksdm.training.checkpoint import read_checkpoint
+from bksdm.training.distill import TERMS
 from bksdm.training.folder import RunFolder
 from bksdm.training.peers import Peers
 from bksdm.training.step_losses import StepLosses
@@ -23,7 +24,7 @@ ALONE = Peers(Process())
 
 
 def test_losses_are_means_over_the_micro_batches() -> None:
-    losses = StepLosses()
+    losses = StepLosses(TERMS)
     for value in (1.0, 3.0):
         losses.add(torch.tensor([value, 0.0, 0.0, 2 * value]))
     losses.finish(step=0, gradient_norm=torch.tensor(5.0))
@@ -35,7 +36,7 @@ def test_losses_are_means_over_the_micro_batches() -> None:
 
 
 def test_the_first_step_that_is_no_number_is_remembered() -> None:
-    losses = StepLosses()
+    losses = StepLosses(TERMS)
     for step, value in enumerate([1.0, float("inf"), float("nan"), 1.0]):
         losses.add(torch.tensor([1.0, 1.0, 1.0, value]))
         losses.finish(step=step, gradient_norm=torch.tensor(1.0))
@@ -46,7 +47,7 @@ def test_the_first_step_that_is_no_number_is_remembered() -> None:
 
 
 def test_an_infinite_gradient_counts_as_well() -> None:
-    losses = StepLosses()
+    losses = StepLosses(TERMS)
     losses.add(torch.ones(4))
     losses.finish(step=3, gradient_norm=torch.tensor(float("inf")))
     found = losses.non_finite(ALONE)

@@ -1,0 +1,91 @@
+"""Settings of APTP's first stage: how a router is trained, and deployed."""
+
+import math
+from dataclasses import dataclass, field
+
+from bksdm import expected
+from bksdm.errors import InputError
+from bksdm.gates.attach import POSITIONS, Position
+from bksdm.gates.budget import COUNTINGS, Budget, Counting
+from bksdm.gates.relax import Relaxation
+from bksdm.gates.router import Sinkhorn
+from bksdm.losses.routing import RoutingWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingSettings:
+    """How router and codes are trained, and deployed. `conf/method/aptp.yaml` is ours,
+    `aptp_published.yaml` what the published code does.
+
+    Attributes:
+        experts: N, the number of codes.
+        target: p, the share of the U-Net's MACs that an image should cost on average.
+        warmup: steps in which the predictor's own gates prune each sample, before codes do: a
+            number, or below 1 a share of all steps.
+        position: where gates act (`gates.attach`).
+        counting: of MACs (`gates.budget`).
+        hard: after the warm-up the U-Net sees gates of 0 and 1, as it will when it is cut; else
+            soft ones.
+        noise: gates have Gumbel noise in training.
+        noisy_routing: similarities have it, too.
+        link: temperature at which the choice of a code has a gradient; None for none: then the
+            router learns from the contrastive term alone.
+        standardise: the predictor reads embeddings less their mean, over their deviation; as they
+            are, they are nearly parallel.
+        balance: offsets make the codes' shares of the training prompts equal.
+        meet_budget: the codes are cut where the mean over the training prompts meets the target;
+            else where their own gates are below 1/2.
+        min_snr_gamma: Min-SNR weighting of the denoising term; None switches it off.
+        gradient_clip: global gradient norm; null clips nothing.
+        relaxation: of logits.
+        sinkhorn: of the routing in training.
+        weights: of the terms.
+    """
+
+    experts: int
+    target: float
+    warmup: float
+    position: Position = "conv2"
+    counting: Counting = "true"
+    hard: bool = True
+    noise: bool = True
+    noisy_routing: bool = False
+    link: float | None = 0.05
+    standardise: bool = True
+    balance: bool = True
+    meet_budget: bool = True
+    min_snr_gamma: float | None = 5.0
+    gradient_clip: float | None = None
+    relaxation: Relaxation = Relaxation()  # noqa: RUF009 - frozen
+    sinkhorn: Sinkhorn = Sinkhorn()  # noqa: RUF009 - frozen
+    weights: RoutingWeights = field(default_factory=RoutingWeights)
+
+    def __post_init__(self) -> None:
+        expected.count("method.experts", self.experts, least=1)
+        expected.number("method.target", self.target, above=0, most=1)
+        expected.number("method.warmup", self.warmup, least=0)
+        expected.one_of("method.position", self.position, POSITIONS)
+        expected.one_of("method.counting", self.counting, COUNTINGS)
+        for name in ("hard", "noise", "noisy_routing", "standardise", "balance", "meet_budget"):
+            expected.switch(f"method.{name}", getattr(self, name))
+        for name in ("link", "min_snr_gamma", "gradient_clip"):
+            if getattr(self, name) is not None:
+                expected.number(f"method.{name}", getattr(self, name), above=0)
+
+    def warmup_steps(self, steps: int) -> int:
+        """Of a run of so many steps."""
+        return math.ceil(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+
+
+def check_target(settings: RoutingSettings, budget: Budget) -> None:
+    """Refuse a target that no code can meet.
+
+    Raises:
+        InputError: says which can be met.
+    """
+    least = budget.least() / budget.total
+    if settings.target < least:
+        raise InputError(
+            f"method.target={settings.target:g}: expected {math.ceil(1000 * least) / 1000:g} to 1"
+            " of the U-Net's MACs; at least a unit of each layer stays"
+        )
