@@ -22,6 +22,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bksdm.errors import InputError
 from bksdm.export.about import About
+from bksdm.surgery import plans
 
 log = logging.getLogger(__name__)
 
@@ -186,9 +187,8 @@ def about_student(
 def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2DConditionModel:
     """The student that a checkpoint holds, with its averaged or its raw weights."""
     content = read_checkpoint(path)
-    student: UNet2DConditionModel = UNet2DConditionModel.from_config(
-        content["bksdm"]["student_config"]
-    )
+    ours = content["bksdm"]
+    student = plans.rebuilt(ours["student_config"], plans.from_json(ours["plan"]))
     prefix = "student."
     student.load_state_dict(
         {name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items()}

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from bksdm.data.datamodule import ShardDataModule
-from bksdm.models.cost import step_flops, unet_cost
+from bksdm.models.cost import step_flops, unet_module_cost
 from bksdm.models.devices import peak_tflops
 from bksdm.training.bad_samples import BadSamples
 from bksdm.training.checkpoint import newest_checkpoint, read_checkpoint
@@ -171,7 +171,7 @@ def utilisation(module: Distillation, resolution: int, settings: TrainerSettings
     side = resolution // module.teacher.latent_factor
     tokens = module.teacher.tokenizer.model_max_length
     macs = [
-        unet_cost(unet.config, side, tokens=tokens).macs
+        unet_module_cost(unet, side, tokens=tokens).total.macs
         for unet in (module.teacher.unet, module.student)
     ]
     name = torch.cuda.get_device_name() if settings.gpu else ""
