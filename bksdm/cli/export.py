@@ -16,7 +16,7 @@ from bksdm.models.address import hub_address
 from bksdm.models.hub import hub_folder
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery import plans
 from bksdm.surgery.sparse.plan import SparsityPlan
 from bksdm.training.beginning import find_ancestor
 from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
@@ -57,12 +57,14 @@ def run(config: DictConfig) -> int:
     out = Path(config.out).expanduser() if config.out else origin.out
     if out is None:
         raise InputError("out= is missing; expected the folder to write")
+    ours = read_checkpoint(origin.checkpoint)["bksdm"]
+    plan = plans.from_json(ours["plan"])
+    settings.narrow(plan)  # what cannot be written is refused before anything large is read
     student = load_student(origin.checkpoint, weights=config.weights)
     teacher = load_teacher(origin.teacher)
     about = about_student(
         origin.checkpoint, weights=config.weights, teacher_unet=teacher.unet.config
     )
-    ours = read_checkpoint(origin.checkpoint)["bksdm"]
     around = _around(teacher, ours, origin.checkpoint)
     said = (ours.get("init") or {}).get("sparsity")
     networks = {"unet": student, "text_encoder": around.text_encoder}
@@ -70,12 +72,13 @@ def run(config: DictConfig) -> int:
         around,
         student,
         out,
+        plan=plan,
         settings=settings,
         about=about,
         guidance=origin.guidance,
         sparsity=said and recount(SparsityPlan.from_json(said), networks),
     )
-    print(f"student: {out} ({config.weights} weights of step {about.step}; {settings.told})")
+    print(f"student: {out} ({config.weights} weights of step {about.step}; {settings.told(plan)})")
     return 0
 
 
@@ -88,7 +91,7 @@ def _around(teacher: Teacher, ours: dict[str, Any], checkpoint: Path) -> Teacher
     init = ours.get("init")
     if init is None or init["text_encoder"] is None:
         return teacher
-    plan = BlockPlan.from_json(ours["plan"])
+    plan = plans.from_json(ours["plan"])
     begun = find_ancestor(init["path"]).beginning(teacher, plan)
     if begun.identity is None or begun.identity["text_encoder"] != init["text_encoder"]:
         raise InputError(

@@ -18,6 +18,7 @@ from bksdm.cli.config import (
     run_path,
     task_overrides,
 )
+from bksdm.cli.expert import settled, student_plan
 from bksdm.cli.finish import Rest, finish
 from bksdm.cli.hub import hub_uploads, tell_arrived, told_if_ended
 from bksdm.cli.launch import typed_command
@@ -29,11 +30,12 @@ from bksdm.data.datamodule import ShardDataModule
 from bksdm.evaluation.environment import environment
 from bksdm.evaluation.generate import Sampling
 from bksdm.evaluation.prompts import from_texts
+from bksdm.export.folder import ExportSettings
 from bksdm.export.pipeline import best_device
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.plans import Plan
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.distill import Distillation
 from bksdm.training.ema import Ema
@@ -82,7 +84,7 @@ class Run:
 
 def run(config: DictConfig) -> int:
     """Cut, distil, export, evaluate; each part is skipped if it is done."""
-    config = resumed(config)
+    config = settled(resumed(config))
     trainer = built(config.trainer, TrainerSettings)
     check_together(trainer, built(config.speed, SpeedSettings))
     process = this_process()
@@ -128,8 +130,10 @@ def _trained(run: Run) -> tuple[int, Rest | None]:
     values = run.peers.each(lambda: plain(config))
     start = run.peers.decided(lambda: _start(run, values))
     source, plan = run.peers.each(
-        lambda: (built(config.teacher, TeacherSource), built(config.student, BlockPlan))
+        lambda: (built(config.teacher, TeacherSource), student_plan(config))
     )
+    # Of a form that the student cannot have, before the work.
+    run.peers.each(lambda: built(config.export, ExportSettings).narrow(plan))
     trained = start.steps >= run.trainer.max_steps
     made = [folder.student / "model_index.json", *[folder.results] * bool(config.protocol)]
     if trained and all(_is_of(start, path) for path in made):
@@ -170,7 +174,7 @@ def _start(run: Run, values: dict[str, Any]) -> Start:
 
 
 def _distil(
-    run: Run, values: dict[str, Any], teacher: Teacher, plan: BlockPlan, start: Start
+    run: Run, values: dict[str, Any], teacher: Teacher, plan: Plan, start: Start
 ) -> signal.Signals | None:
     """Train; the signal that has ended it, which all processes agree on."""
     folder, peers = run.folder, run.peers
@@ -211,7 +215,7 @@ def _distil(
 
 
 def _parts(
-    run: Run, teacher: Teacher, plan: BlockPlan
+    run: Run, teacher: Teacher, plan: Plan
 ) -> tuple[ShardDataModule, Distillation, Ema, SampleGrid, CheckpointSettings]:
     config = run.config
     data = built(
@@ -230,7 +234,7 @@ def _parts(
     return data, module, ema, samples, built(config.checkpoint, CheckpointSettings)
 
 
-def _sample_grid(run: Run, teacher: Teacher, plan: BlockPlan, ema: Ema) -> SampleGrid:
+def _sample_grid(run: Run, teacher: Teacher, plan: Plan, ema: Ema) -> SampleGrid:
     own = run.config.samples
     return SampleGrid(
         run.folder.samples,

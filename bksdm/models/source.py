@@ -19,6 +19,8 @@ from bksdm.models.hub import NotInRepositoryError, hub_file
 EMBEDDED: Final = "embedded:"
 PACKED: Final = "model.packed.safetensors"  # in place of a part's weights; see export.packed
 
+NARROW: Final = "model.narrow.safetensors"  # in place of the U-Net's weights; see export.narrow
+
 
 def embedded_folder(name: str) -> Path:
     """The folder of a teacher that the package carries."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-from diffusers import SchedulerMixin, StableDiffusionPipeline
+from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm.errors import InputError
 from bksdm.models.cost import (
@@ -17,18 +17,24 @@ from bksdm.models.cost import (
     UnetCost,
     text_encoder_cost,
     unet_cost_by_stage,
+    unet_module_cost,
     vae_decoder_cost,
 )
 
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """What decides the cost of an image: three configs, and how it is sampled."""
+    """What decides the cost of an image: three configs, and how it is sampled.
+
+    Attributes:
+        network: the U-Net itself, where it may be narrower than its config says; None: as that.
+    """
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     scheduler: SchedulerMixin
+    network: UNet2DConditionModel | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ def parts_of_configs(parts: Mapping[str, Mapping[str, Any]]) -> PipelineParts:
 def parts_of_pipeline(pipeline: StableDiffusionPipeline) -> PipelineParts:
     """The same of a loaded pipeline."""
     text = pipeline.text_encoder.config.to_dict()
-    return PipelineParts(pipeline.unet.config, pipeline.vae.config, text, pipeline.scheduler)
+    unet = pipeline.unet
+    return PipelineParts(unet.config, pipeline.vae.config, text, pipeline.scheduler, unet)
 
 
 def unet_calls(scheduler: SchedulerMixin, steps: int) -> int:
@@ -106,7 +113,11 @@ def image_cost(
     factor = 2 ** (len(parts.vae["block_out_channels"]) - 1)
     side = size // factor if size else parts.unet["sample_size"]
     text = text_encoder_cost(parts.text_encoder)
-    unet = unet_cost_by_stage(parts.unet, side, tokens=tokens)
+    unet = (
+        unet_cost_by_stage(parts.unet, side, tokens=tokens)
+        if parts.network is None
+        else unet_module_cost(parts.network, side, tokens=tokens)
+    )
     decoder = vae_decoder_cost(parts.vae, side)
     calls, rows = unet_calls(parts.scheduler, steps), guided_rows(parts.unet, guidance)
     times = ((text, rows), (unet.total, rows * calls), (decoder, 1))
