@@ -7,6 +7,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built
+from bksdm.cli.exporting_mixture import mix
 from bksdm.cli.exporting_packed import unpack
 from bksdm.errors import InputError
 from bksdm.export.folder import ExportSettings, export_student
@@ -24,7 +25,9 @@ from bksdm.training.folder import RunFolder, value_of
 from bksdm.training.publish import CHECKPOINT
 
 _ON_THE_HUB: Final = ("config.yaml", CHECKPOINT)  # what is needed of a run there
-_WHAT: Final = "run=runs/NAME, run=hf://owner/name, checkpoint=FILE, or packed=FOLDER"
+_WHAT: Final = (
+    "run=runs/NAME, run=hf://owner/name, checkpoint=FILE, packed=FOLDER or mixture=runs/ROUTE"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,12 @@ class Origin:
 
 
 def run(config: DictConfig) -> int:
-    """Write the diffusers folder of a student, or the stock one of a packed folder."""
+    """Write the diffusers folder of a student, the stock one of a packed folder, or a mixture."""
     if config.weights not in ("ema", "raw"):
         raise InputError(f"weights={config.weights}: expected ema or raw")
     settings = built(config.export, ExportSettings)
+    if config.mixture is not None:
+        return mix(config)
     if config.packed is not None:
         if config.run is not None or config.checkpoint is not None:
             raise InputError("packed= and run= or checkpoint= are there; expected one of them")

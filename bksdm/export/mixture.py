@@ -24,7 +24,7 @@ from bksdm.export.narrow import PLAN, narrow_networks, read_plan
 from bksdm.export.pipeline import write_guidance
 from bksdm.export.router import MEANING, WEIGHTS, read_router
 from bksdm.export.whole import open_all_to_others, refuse_others, replace_folder, scratch_folder
-from bksdm.models.cost import parameter_count
+from bksdm.models.cost import parameter_count, unet_module_cost
 from bksdm.models.teacher import Teacher, weights_hash
 
 ANALYSIS: Final = "analysis.json"
@@ -38,13 +38,11 @@ class TrainedExpert:
         code: of the router.
         folder: the diffusers folder of its student, narrow.
         share: of the training prompts.
-        macs: of one row of one call.
     """
 
     code: int
     folder: Path
     share: float
-    macs: int
 
 
 def export_mixture(
@@ -84,7 +82,8 @@ def export_mixture(
             write_guidance(temporary, guidance)
         if (route / ANALYSIS).is_file():
             shutil.copy2(route / ANALYSIS, temporary / ANALYSIS)
-        records = tuple(_copied(by_code[code], temporary) for code in sorted(wanted))
+        tokens = around.tokenizer.model_max_length
+        records = tuple(_copied(by_code[c], temporary, tokens=tokens) for c in sorted(wanted))
         mixture = Mixture(teacher=saved.teacher, experts=records)
         write_mixture_record(temporary, mixture)
         open_all_to_others(temporary)
@@ -115,7 +114,7 @@ def _check(route: Path, wanted: Mapping[int, str], experts: Mapping[int, Trained
             )
 
 
-def _copied(expert: TrainedExpert, mixture: Path) -> ExpertRecord:
+def _copied(expert: TrainedExpert, mixture: Path, *, tokens: int) -> ExpertRecord:
     place = expert_folder(mixture, expert.code)
     shutil.copytree(expert.folder / "unet", place / "unet")
     unet = narrow_networks(expert.folder)["unet"]
@@ -124,7 +123,7 @@ def _copied(expert: TrainedExpert, mixture: Path) -> ExpertRecord:
         code=expert.code,
         share=expert.share,
         parameters=parameter_count(unet),
-        macs=expert.macs,
+        macs=unet_module_cost(unet, tokens=tokens).total.macs,
         step=0 if about is None else about.step,
         weights=weights_hash(unet),
         plan=plan_hash(read_plan(place / "unet" / PLAN).to_json()),

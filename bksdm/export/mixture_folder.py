@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from bksdm.errors import InputError
 from bksdm.export.mixture_pipeline import MixturePipeline
 from bksdm.export.mixture_unet import MixtureUnet
-from bksdm.export.narrow import PLAN, narrow_networks, read_plan
+from bksdm.export.narrow import PLAN, hollow_unet, narrow_networks, read_plan
 from bksdm.export.router import SavedRouter, read_router
 from bksdm.models.encoder import load_saved
 from bksdm.models.hub import first_line
@@ -170,7 +170,13 @@ def load_mixture(folder: Path, *, in_memory: int = IN_MEMORY) -> MixturePipeline
         codes: list[int] = saved.router.route(encoder.embed(prompts).cpu()).tolist()
         return codes
 
-    return pipeline.of_experts(route, weights=_weights(saved, mixture))
+    def shapes() -> list[tuple[float, UNet2DConditionModel]]:
+        units = [
+            (each.share, expert_folder(folder, each.code) / "unet") for each in mixture.experts
+        ]
+        return [(share, hollow_unet(unet, read_plan(unet / PLAN))) for share, unet in units]
+
+    return pipeline.of_experts(route, weights=_weights(saved, mixture), shapes=shapes)
 
 
 def _shared(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm import expected
 from bksdm.errors import InputError
+from bksdm.export.mixture_folder import is_mixture, load_mixture
 from bksdm.export.narrow import narrow_from_hub, narrow_networks
 from bksdm.export.packed_parts import fetched_from_hub, packed_networks
 from bksdm.models.hub import first_line
@@ -39,13 +40,15 @@ def assemble(teacher: Teacher, unet: UNet2DConditionModel) -> StableDiffusionPip
 
 
 def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableDiffusionPipeline:
-    """A pipeline from a diffusers folder or the Hub, in fp32; its weights may be packed, and its
-    U-Net narrow.
+    """A pipeline from a diffusers folder or the Hub, in fp32; its weights may be packed, its
+    U-Net narrow, and it may be a mixture.
 
     Raises:
         InputError: there is none.
     """
     here = Path(folder)
+    if is_mixture(here):
+        return load_mixture(here)
     if here.is_dir():
         return _pipeline(folder, revision, _own_networks(here))
     try:

@@ -4,7 +4,7 @@ Counted on the meta device from configs, so it needs no weights. Knows how diffu
 sample. Knows nothing of time: see `latency`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import diffusers
 from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm.errors import InputError
+from bksdm.export.mixture_pipeline import MixturePipeline
 from bksdm.models.cost import (
     Cost,
     UnetCost,
@@ -27,14 +28,15 @@ class PipelineParts:
     """What decides the cost of an image: three configs, and how it is sampled.
 
     Attributes:
-        network: the U-Net itself, where it may be narrower than its config says; None: as that.
+        networks: U-Nets as they are, where they may be narrower than their config says, each with
+            its share of the images: one, or a mixture's experts; none: as the config says.
     """
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     scheduler: SchedulerMixin
-    network: UNet2DConditionModel | None = None
+    networks: Sequence[tuple[float, UNet2DConditionModel]] = ()
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,27 @@ def parts_of_configs(parts: Mapping[str, Mapping[str, Any]]) -> PipelineParts:
 def parts_of_pipeline(pipeline: StableDiffusionPipeline) -> PipelineParts:
     """The same of a loaded pipeline."""
     text = pipeline.text_encoder.config.to_dict()
-    unet = pipeline.unet
-    return PipelineParts(unet.config, pipeline.vae.config, text, pipeline.scheduler, unet)
+    unet, mixture = pipeline.unet, isinstance(pipeline, MixturePipeline)
+    networks = pipeline.shapes() if mixture else [(1.0, unet)]
+    return PipelineParts(unet.config, pipeline.vae.config, text, pipeline.scheduler, networks)
+
+
+def expected_unet_cost(
+    networks: Sequence[tuple[float, UNet2DConditionModel]], side: int, *, tokens: int
+) -> UnetCost:
+    """The mean over the images, each of which one of the networks makes; parameters, too, are of
+    the one that does.
+    """
+    costs = [(share, unet_module_cost(unet, side, tokens=tokens)) for share, unet in networks]
+    if len(costs) == 1:
+        return costs[0][1]
+
+    def mean(of: Callable[[UnetCost], Cost]) -> Cost:
+        names = ("parameters", "macs", "macs_published")
+        return Cost(*[round(sum(s * getattr(of(c), name) for s, c in costs)) for name in names])
+
+    stages = {name: mean(lambda cost, name=name: cost.stages[name]) for name in costs[0][1].stages}  # type: ignore[misc]
+    return UnetCost(mean(lambda cost: cost.total), stages)
 
 
 def unet_calls(scheduler: SchedulerMixin, steps: int) -> int:
@@ -114,9 +135,9 @@ def image_cost(
     side = size // factor if size else parts.unet["sample_size"]
     text = text_encoder_cost(parts.text_encoder)
     unet = (
-        unet_cost_by_stage(parts.unet, side, tokens=tokens)
-        if parts.network is None
-        else unet_module_cost(parts.network, side, tokens=tokens)
+        expected_unet_cost(parts.networks, side, tokens=tokens)
+        if parts.networks
+        else unet_cost_by_stage(parts.unet, side, tokens=tokens)
     )
     decoder = vae_decoder_cost(parts.vae, side)
     calls, rows = unet_calls(parts.scheduler, steps), guided_rows(parts.unet, guidance)
