@@ -83,6 +83,7 @@ class Encoder:
         return F.normalize(mean) if self.normalised else mean
 
 
+@dataclass(frozen=True)
 class EncoderSettings(ABC):
     """Which sentence encoder is wanted."""
 
