@@ -22,6 +22,7 @@ VERBS = {
     "check": "what a run's shards hold, what it will cost, and what would stop it; trains nothing",
     "encode": "image shards to latent shards, on any number of processes; resumes",
     "train": "cuts a student from a teacher and distils it; the same command again resumes",
+    "route": "sends each prompt to one of N smaller U-Nets: trains router and plans; resumes",
     "prune": "zeroes weights after training: one model, a sweep with its cliffs, or the best split",
     "generate": "prompts to PNG files and a grid, of one model, or of several side by side",
     "evaluate": "a named protocol for one model, or for several side by side",
@@ -29,6 +30,8 @@ VERBS = {
     "export": "a student's checkpoint to a diffusers folder, proven in stock diffusers",
     "push": "a run to the Hub: diffusers folder, card, checkpoint, results; dry_run=true shows it",
 }
+
+RECIPES = {"train": "bk_sdm", "check": "bk_sdm", "route": "route_aptp"}  # of another teacher
 
 POSITIONAL = {"report": "model"}  # verbs that take bare arguments, and which setting they are
 
@@ -109,13 +112,14 @@ def follow_teacher(verb: str, overrides: list[str]) -> list[str]:
             )
         at = result.index(f"teacher={teacher}")
         result[at : at + 1] = _from_elsewhere(teacher, chosen)
-    if verb in ("train", "check") and "experiment" not in chosen and names != ["shapes"]:
+    recipe = RECIPES.get(verb)
+    if recipe is not None and "experiment" not in chosen and names != ["shapes"]:
         if "shapes" in names:
             raise InputError(
                 f"teacher={teacher}: shapes and others in one sweep follow no common recipe; give"
                 " experiment="
             )
-        result.append("experiment=bk_sdm")
+        result.append(f"experiment={recipe}")
     return result
 
 

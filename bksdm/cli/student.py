@@ -21,6 +21,16 @@ from bksdm.training.speed import SpeedSettings
 _PACKAGES: Final = ("bksdm", "torch", "diffusers", "transformers", "pytorch-lightning")
 
 
+def check_method(config: DictConfig) -> None:
+    """Refuse a method of another verb.
+
+    Raises:
+        InputError: it trains no student.
+    """
+    if "init" not in config.method:
+        raise InputError("method: that trains a router; use `bksdm route`, or method=bk_sdm")
+
+
 def cut(teacher: Teacher, plan: Plan, *, init: str, seed: int) -> UNet2DConditionModel:
     """The student before training; with init="random", weights are a function of the seed.
 
@@ -99,7 +109,15 @@ def picture_resolution(config: DictConfig, teacher: Teacher, plan: Plan) -> int:
     Raises:
         InputError: VAE and U-Net cannot halve them as often as they do.
     """
-    stages = plans.stages(teacher.unet.config, plan)
+    return _resolution(config, teacher, stages=plans.stages(teacher.unet.config, plan))
+
+
+def whole_resolution(config: DictConfig, teacher: Teacher) -> int:
+    """The same where all of the teacher's stages stay."""
+    return _resolution(config, teacher, stages=len(teacher.unet.config.down_block_types))
+
+
+def _resolution(config: DictConfig, teacher: Teacher, *, stages: int) -> int:
     unit = teacher.latent_factor * 2 ** (stages - 1)
     wanted = optional_number(config, "data.resolution", least=1)
     resolution = wanted or teacher.picture_size

@@ -99,6 +99,7 @@ class Around(Protocol):
         """Its own."""
 
 
+@dataclass(frozen=True)
 class EncoderSettings(ABC):
     """Which sentence encoder is wanted."""
 

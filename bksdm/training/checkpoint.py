@@ -19,6 +19,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
 
 from bksdm.errors import InputError
 from bksdm.export.about import About
@@ -184,6 +185,28 @@ def about_student(
     )
 
 
+def load_router(path: Path, router: nn.Module) -> None:
+    """Fill a router with what a checkpoint holds, averaged.
+
+    Raises:
+        InputError: see `read_checkpoint`; or it holds none.
+    """
+    content, prefix = read_checkpoint(path), "router."
+    if "router" not in content["bksdm"]:
+        raise InputError(f"checkpoint {path} holds no router; expected one of `bksdm route`")
+    weights = content["state_dict"].items()
+    router.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in weights})
+    fill_averaged(router, content)
+
+
+def fill_averaged(network: nn.Module, content: dict[str, Any]) -> None:
+    """Write a checkpoint's averaged weights into its network."""
+    average = content["callbacks"]["Ema"]["shadow_params"]
+    with torch.no_grad():
+        for parameter, value in zip(network.parameters(), average, strict=True):
+            parameter.copy_(value)
+
+
 def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2DConditionModel:
     """The student that a checkpoint holds, with its averaged or its raw weights.
 
@@ -202,8 +225,5 @@ def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2
         {name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items()}
     )
     if weights == "ema":
-        with torch.no_grad():
-            average = content["callbacks"]["Ema"]["shadow_params"]
-            for parameter, value in zip(student.parameters(), average, strict=True):
-                parameter.copy_(value)
+        fill_averaged(student, content)
     return student.eval()

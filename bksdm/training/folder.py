@@ -117,6 +117,16 @@ class RunFolder:
         return self.path / STUDENT
 
     @property
+    def router(self) -> Path:
+        """The router, of a run of `bksdm route`."""
+        return self.path / "router"
+
+    @property
+    def routing(self) -> Path:
+        """What its experts get, and cost."""
+        return self.path / "routing.json"
+
+    @property
     def samples(self) -> Path:
         """Sample grids."""
         return self.path / "samples"
