@@ -231,6 +231,7 @@ def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) 
     shards = data["training"]["shards"].values()
     samples = sum(int(each.split()[1]) for each in shards)
     chosen = data["order"].get("selection")
+    of = f"{chosen} of {samples:,}" if chosen else f"{samples:,}"
     weights = ", ".join(
         f"{name} {value:g}"
         for name, value in settings["method"]["weights"].items()
@@ -238,7 +239,7 @@ def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) 
     )
     return (
         f"{steps:,} optimiser steps at batch {settings['data']['global_batch']} over"
-        f"{f' {chosen} of' * bool(chosen)} {samples:,} captioned pictures in {len(shards)} shards (index"
+        f" {of} captioned pictures in {len(shards)} shards (index"
         f" `{data['training']['hash']}`), seed {settings['seed']}, weights of the losses:"
         f" {weights}; learning rate {settings['optimizer']['lr']:g}, caption dropout"
         f" {settings['data']['caption_dropout']:g}."
