@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from bksdm.cli import cost_tables, run_cost
 from bksdm.cli.config import built, number, optional_number, switch
+from bksdm.cli.expert import settled
 from bksdm.cli.holds import Holds, held_by
 from bksdm.cli.hub import check_hub
 from bksdm.cli.planned import Complaints, Planned, planned
@@ -43,7 +44,7 @@ def run(config: DictConfig) -> int:
     would. Trains nothing.
     """
     begin = time.monotonic()
-    config = resumed(config)
+    config = settled(resumed(config))
     if config.format not in ("text", "json"):
         raise InputError(f"format={config.format}: expected text or json")
     if config.shards not in DEPTHS:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built
+from bksdm.cli.exporting_mixture import mix
 from bksdm.cli.exporting_packed import unpack
 from bksdm.errors import InputError
 from bksdm.export.folder import ExportSettings, export_student
@@ -16,7 +17,7 @@ from bksdm.models.address import hub_address
 from bksdm.models.hub import hub_folder
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery import plans
 from bksdm.surgery.sparse.plan import SparsityPlan
 from bksdm.training.beginning import find_ancestor
 from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
@@ -24,7 +25,9 @@ from bksdm.training.folder import RunFolder, value_of
 from bksdm.training.publish import CHECKPOINT
 
 _ON_THE_HUB: Final = ("config.yaml", CHECKPOINT)  # what is needed of a run there
-_WHAT: Final = "run=runs/NAME, run=hf://owner/name, checkpoint=FILE, or packed=FOLDER"
+_WHAT: Final = (
+    "run=runs/NAME, run=hf://owner/name, checkpoint=FILE, packed=FOLDER or mixture=runs/ROUTE"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,12 @@ class Origin:
 
 
 def run(config: DictConfig) -> int:
-    """Write the diffusers folder of a student, or the stock one of a packed folder."""
+    """Write the diffusers folder of a student, the stock one of a packed folder, or a mixture."""
     if config.weights not in ("ema", "raw"):
         raise InputError(f"weights={config.weights}: expected ema or raw")
     settings = built(config.export, ExportSettings)
+    if config.mixture is not None:
+        return mix(config)
     if config.packed is not None:
         if config.run is not None or config.checkpoint is not None:
             raise InputError("packed= and run= or checkpoint= are there; expected one of them")
@@ -57,12 +62,14 @@ def run(config: DictConfig) -> int:
     out = Path(config.out).expanduser() if config.out else origin.out
     if out is None:
         raise InputError("out= is missing; expected the folder to write")
+    ours = read_checkpoint(origin.checkpoint)["bksdm"]
+    plan = plans.from_json(ours["plan"])
+    settings.narrow(plan)  # what cannot be written is refused before anything large is read
     student = load_student(origin.checkpoint, weights=config.weights)
     teacher = load_teacher(origin.teacher)
     about = about_student(
         origin.checkpoint, weights=config.weights, teacher_unet=teacher.unet.config
     )
-    ours = read_checkpoint(origin.checkpoint)["bksdm"]
     around = _around(teacher, ours, origin.checkpoint)
     said = (ours.get("init") or {}).get("sparsity")
     networks = {"unet": student, "text_encoder": around.text_encoder}
@@ -70,12 +77,13 @@ def run(config: DictConfig) -> int:
         around,
         student,
         out,
+        plan=plan,
         settings=settings,
         about=about,
         guidance=origin.guidance,
         sparsity=said and recount(SparsityPlan.from_json(said), networks),
     )
-    print(f"student: {out} ({config.weights} weights of step {about.step}; {settings.told})")
+    print(f"student: {out} ({config.weights} weights of step {about.step}; {settings.told(plan)})")
     return 0
 
 
@@ -88,7 +96,7 @@ def _around(teacher: Teacher, ours: dict[str, Any], checkpoint: Path) -> Teacher
     init = ours.get("init")
     if init is None or init["text_encoder"] is None:
         return teacher
-    plan = BlockPlan.from_json(ours["plan"])
+    plan = plans.from_json(ours["plan"])
     begun = find_ancestor(init["path"]).beginning(teacher, plan)
     if begun.identity is None or begun.identity["text_encoder"] != init["text_encoder"]:
         raise InputError(

@@ -8,6 +8,7 @@ from bksdm.errors import InputError
 from bksdm.export.about import about_folder
 from bksdm.export.folder import ExportSettings
 from bksdm.export.license import license_of_folder
+from bksdm.export.narrow import narrow_plan
 from bksdm.export.packed_parts import dtype_in
 from bksdm.export.pipeline import folder_guidance, load_pipeline
 from bksdm.export.pruned import PrunedSettings, export_pruned
@@ -47,6 +48,7 @@ def unpack(packed: str, out: str | None, settings: ExportSettings) -> int:
         dtype="float16" if dtype == torch.float16 else "float32",
         fresh_process=settings.fresh_process,
     )
+    narrow = narrow_plan(folder)
     export_pruned(
         load_pipeline(folder),
         target,
@@ -55,6 +57,7 @@ def unpack(packed: str, out: str | None, settings: ExportSettings) -> int:
         about=about_folder(folder),
         guidance=folder_guidance(folder),
         license=license_of_folder(folder),
+        narrow=narrow,
     )
-    print(f"unpacked: {target} ({dense.told})")
+    print(f"unpacked: {target} ({dense.told(narrow)})")
     return 0

@@ -21,7 +21,7 @@ from bksdm.export.pipeline import assemble
 from bksdm.export.sparse import recount
 from bksdm.models.teacher import Teacher
 from bksdm.processes import Process
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery import plans
 from bksdm.training.checkpoint import about_student, load_student, read_checkpoint
 from bksdm.training.folder import RunFolder
 from bksdm.training.identity import check_init
@@ -34,7 +34,7 @@ class Rest:
     """What is left to do when a run is trained."""
 
     teacher: Teacher
-    plan: BlockPlan
+    plan: plans.Plan
     checkpoint: Path
 
 
@@ -58,12 +58,14 @@ def finish(config: DictConfig, folder: RunFolder, rest: Rest, *, gpu: bool) -> N
         around,
         student,
         folder.student,
+        plan=rest.plan,
         settings=settings,
         about=about,
         guidance=guidance,
         sparsity=sparsity and recount(sparsity, networks),
     )
-    print(f"student: {folder.student} (a diffusers folder, averaged weights; {settings.told})")
+    told = settings.told(rest.plan)
+    print(f"student: {folder.student} (a diffusers folder, averaged weights; {told})")
     if config.protocol and begun is not None:
         students = {"student before": begun.unet, "student after": student}
         _evaluate(config, folder, rest, around, students)

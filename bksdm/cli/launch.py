@@ -30,7 +30,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bksdm.cli.explain import Ending, explained, one_line
+from bksdm.cli.naming import run_name
 from bksdm.errors import InputError
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)  # of conf/train.yaml
 
 _MODULE: Final = "bksdm.cli.main"
 

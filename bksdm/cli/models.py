@@ -20,7 +20,7 @@ from bksdm.export.pipeline import SAMPLING, folder_guidance, load_pipeline
 from bksdm.models.address import HubAddress, hub_address
 from bksdm.models.hub import hub_file
 from bksdm.models.source import TeacherSource, embedded_folder, unet_config
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.plans import Plan
 from bksdm.training.folder import RunFolder
 
 EMBEDDED: Final = "shapes"
@@ -35,7 +35,7 @@ class NamedModel:
         name: as it is shown.
         load: reads it, in fp32 on the CPU; several large models need not be in memory at once.
         place: where it comes from.
-        plan: what it kept of its teacher: `BlockPlan`'s values, and the teacher's U-Net config
+        plan: what it kept of its teacher: a plan's values, and the teacher's U-Net config
             under "teacher"; None where that is not known.
         curves: of its training, by name: [step, value] pairs.
     """
@@ -145,7 +145,7 @@ def named_model(name: str) -> NamedModel:
     )
 
 
-def plan_values(plan: BlockPlan, teacher: Mapping[str, Any]) -> dict[str, Any]:
+def plan_values(plan: Plan, teacher: Mapping[str, Any]) -> dict[str, Any]:
     """A plan beside its teacher's U-Net config, as plain values."""
     # Underscores: versions, and the path that it was loaded from.
     config = {name: value for name, value in teacher.items() if name[0] != "_"}

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import torch
+from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bksdm.cli.config import built, number, plain, run_path
+from bksdm.cli.expert import student_plan
 from bksdm.cli.logger_package import check_logger
 from bksdm.cli.student import ancestor_of, picture_resolution
 from bksdm.data.limits import check_settings
@@ -20,13 +22,13 @@ from bksdm.data.store import CacheSettings
 from bksdm.errors import InputError
 from bksdm.evaluation.generate import Sampling
 from bksdm.evaluation.protocol import Protocol
+from bksdm.export.folder import ExportSettings
 from bksdm.losses.distill import LossWeights
 from bksdm.models.devices import ACCELERATORS, Accelerator, named
 from bksdm.models.source import TeacherSource, architecture
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
-from bksdm.surgery.blocks import student_config
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.plans import Plan, empty
 from bksdm.training.beginning import Ancestor
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
@@ -95,7 +97,7 @@ class Planned:
         architecture: configs of its parts.
         teacher: all of it, but tensors have no contents.
         plan: of the student.
-        student: config of the student's U-Net.
+        student: its U-Net, without weights.
         ancestor: the model that it begins as; None where that is the teacher, or nobody, or where
             it is not here.
         resolution: pixels of a side.
@@ -116,8 +118,8 @@ class Planned:
     source: TeacherSource | None
     architecture: dict[str, dict[str, Any]] | None
     teacher: Teacher | None
-    plan: BlockPlan | None
-    student: dict[str, Any] | None
+    plan: Plan | None
+    student: UNet2DConditionModel | None
     ancestor: Ancestor | None
     resolution: int | None
     trainer: TrainerSettings | None
@@ -161,7 +163,7 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
     attempt = complaints.attempt
     device = attempt(lambda: _device(config))
     source = attempt(lambda: built(config.teacher, TeacherSource))
-    plan = attempt(lambda: built(config.student, BlockPlan))
+    plan = attempt(lambda: student_plan(config))
     # What asks for a GPU is known without one, too. On another machine it is there.
     elsewhere = Complaints() if config.device else complaints
     trainer = elsewhere.attempt(lambda: _trainer(config))
@@ -170,11 +172,13 @@ def planned(config: DictConfig, complaints: Complaints) -> Planned:
     speed = speed or attempt(lambda: built(config.speed, SpeedSettings, attention="auto"))
     parts = attempt(lambda: architecture(source)) if source else None
     teacher = attempt(lambda: _hollow(source, parts)) if source and parts else None
-    student = attempt(lambda: student_config(parts["unet"], plan)) if parts and plan else None
+    student = attempt(lambda: _weightless(parts["unet"], plan)) if parts and plan else None
     resolution = (
         attempt(lambda: picture_resolution(config, teacher, plan)) if teacher and plan else None
     )
     elsewhere.attempt(lambda: check_logger(config))
+    if plan:
+        attempt(lambda: built(config.export, ExportSettings).narrow(plan))
     for build in _OTHERS:
         attempt(partial(build, config))
     return Planned(
@@ -208,6 +212,11 @@ def weightless(source: TeacherSource, parts: dict[str, dict[str, Any]]) -> Teach
 def _hollow(source: TeacherSource, parts: dict[str, dict[str, Any]]) -> Teacher:
     with FakeTensorMode(allow_non_fake_inputs=True):
         return load_teacher(weightless(source, parts))
+
+
+def _weightless(config: dict[str, Any], plan: Plan) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return empty(config, plan)
 
 
 def _ancestor(config: DictConfig, complaints: Complaints) -> Ancestor | None:

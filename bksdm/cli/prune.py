@@ -127,8 +127,9 @@ def _one(config: DictConfig, point: Point, methods: Mapping[str, Method]) -> int
         about=model.about,
         guidance=model.guidance,
         license=model.license,
+        narrow=model.narrow,
     )
-    print(f"pruned: {out} ({settings.told})")
+    print(f"pruned: {out} ({settings.told(model.narrow)})")
     return 0
 
 

@@ -9,6 +9,7 @@ from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.evaluation.report import table
 from bksdm.export.hub import Destination, push
+from bksdm.export.narrow import narrow_plan
 from bksdm.models.address import SCHEME
 from bksdm.training.folder import RunFolder
 from bksdm.training.hub import PUSHED
@@ -56,7 +57,9 @@ def run(config: DictConfig) -> int:
         print(f"repo={to.repo} was private, and stays so: its settings on the Hub publish it")
     print(PUSHED.format(step=stage.step, url=done.url, commit=done.commit[:12]))
     if (folder.student / "model_index.json").exists():
-        print(f"load:   StableDiffusionPipeline.from_pretrained({_pretrained(to)})")
+        narrow = narrow_plan(folder.student) is not None
+        load = "load_pipeline" if narrow else "StableDiffusionPipeline.from_pretrained"
+        print(f"load:   {load}({_pretrained(to)})")
     if config.checkpoint:
         print(f"resume: bksdm train resume={to.address}")
     return 0

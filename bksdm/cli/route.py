@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from omegaconf import DictConfig
 
+from bksdm.cli.choosing import choose
 from bksdm.cli.config import built, plain
 from bksdm.cli.routed import Routed, write_routed
 from bksdm.cli.running import Parts, Run, made_of, running, trained
@@ -36,6 +37,8 @@ _TO_STANDARDISE: Final = 4096  # captions whose embeddings are looked at
 
 def run(config: DictConfig) -> int:
     """Train router and codes, then route the captions; each part is skipped if it is done."""
+    if "worth" in config.method:
+        return choose(config)
     if "_target_" not in config.method:  # what a student is trained with is no object
         raise InputError("method: that trains a student; use `bksdm train`, or method=aptp")
     built(config.method, RoutingSettings)
@@ -102,7 +105,7 @@ def _parts(run: Run, teacher: Teacher) -> tuple[Parts, Captions]:
         tokens=teacher.tokenizer.model_max_length,
         counting=settings.counting,
     )
-    check_target(settings, budget)
+    check_target(settings.target, budget)
     captions = data.captions()
     if settings.experts > len(captions.texts):
         raise InputError(

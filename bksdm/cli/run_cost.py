@@ -15,10 +15,16 @@ from bksdm.cli.student import beginning, distillation
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.exact import Share
 from bksdm.errors import InputError
-from bksdm.models.cost import Cost, step_flops, text_encoder_macs, unet_cost, vae_encoder_macs
+from bksdm.models.cost import (
+    Cost,
+    step_flops,
+    text_encoder_macs,
+    unet_cost,
+    unet_module_cost,
+    vae_encoder_macs,
+)
 from bksdm.models.teacher import Teacher, load_teacher
-from bksdm.surgery.blocks import empty_student
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.plans import Plan, empty
 from bksdm.training.beginning import Beginning
 from bksdm.training.distill import Distillation
 from bksdm.training.estimate import (
@@ -63,7 +69,7 @@ def networks_of(run: Planned, holds: Holds) -> Networks | None:
     side = run.resolution // run.teacher.latent_factor
     tokens = run.architecture["text_encoder"]["max_position_embeddings"]
     teacher = unet_cost(run.architecture["unet"], side, tokens=tokens)
-    student = unet_cost(run.student, side, tokens=tokens)
+    student = unet_module_cost(run.student, side, tokens=tokens).total
     useful = step_flops(teacher.macs, student.macs)
     texts = (not holds.text) + bool(run.ancestor and run.ancestor.own_text)
     extra = texts * text_encoder_macs(run.architecture["text_encoder"])
@@ -109,9 +115,9 @@ def memory_of(run: Planned, holds: Holds) -> Memory | None:
     )
 
 
-def _hollow_beginning(run: Planned, teacher: Teacher, plan: BlockPlan) -> Beginning:
+def _hollow_beginning(run: Planned, teacher: Teacher, plan: Plan) -> Beginning:
     if run.ancestor is None:
-        return Beginning(unet=empty_student(teacher.unet.config, plan))
+        return Beginning(unet=empty(teacher.unet.config, plan))
     return run.ancestor.hollow(teacher, plan)
 
 

@@ -145,7 +145,7 @@ def same_identity(known: Known) -> None:
     if len(indices) == 2 and run.config.data.mode == "exact":
         now["data"] = saved["data"] | {split: each.record() for split, each in indices.items()}
         selected = selection_of(run.config.data.get("selection"), mode="exact")
-        chosen = None if selected is None else selected.fingerprint
+        chosen = None if selected is None else selected.record
         now["data"]["order"] = saved["data"]["order"] | {"selection": chosen}
     check_identity(
         saved,

@@ -11,8 +11,8 @@ from bksdm.cli.config import built, optional_number
 from bksdm.errors import InputError
 from bksdm.losses.distill import LossWeights
 from bksdm.models.teacher import Teacher
-from bksdm.surgery.blocks import empty_student, feature_pairs, remove_blocks, student_config
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery import plans
+from bksdm.surgery.plans import Plan
 from bksdm.training.beginning import Ancestor, Beginning, find_ancestor
 from bksdm.training.distill import Distillation
 from bksdm.training.optim import OptimizerSettings
@@ -31,20 +31,20 @@ def check_method(config: DictConfig) -> None:
         raise InputError("method: that trains a router; use `bksdm route`, or method=bk_sdm")
 
 
-def cut(teacher: Teacher, plan: BlockPlan, *, init: str, seed: int) -> UNet2DConditionModel:
+def cut(teacher: Teacher, plan: Plan, *, init: str, seed: int) -> UNet2DConditionModel:
     """The student before training; with init="random", weights are a function of the seed.
 
     Raises:
         InputError: `init` is neither teacher nor random nor the folder of a model that fits.
     """
     if init == "teacher":
-        return remove_blocks(teacher.unet, plan=plan)
+        return plans.cut(teacher.unet, plan)
     ancestor = ancestor_of(init)
     if ancestor is not None:
         return ancestor.student(teacher.unet.config, plan)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return empty_student(teacher.unet.config, plan)
+        return plans.empty(teacher.unet.config, plan)
 
 
 def ancestor_of(init: str) -> Ancestor | None:
@@ -56,7 +56,7 @@ def ancestor_of(init: str) -> Ancestor | None:
     return None if init in ("teacher", "random") else find_ancestor(str(init))
 
 
-def beginning(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> Beginning:
+def beginning(config: DictConfig, teacher: Teacher, plan: Plan) -> Beginning:
     """The student of a run before training, with what it has of an ancestor.
 
     Raises:
@@ -72,7 +72,7 @@ def beginning(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> Beginnin
 def distillation(
     config: DictConfig,
     teacher: Teacher,
-    plan: BlockPlan,
+    plan: Plan,
     begun: Beginning,
     *,
     speed: SpeedSettings,
@@ -83,7 +83,7 @@ def distillation(
     return Distillation(
         begun.unet,
         teacher,
-        pairs=feature_pairs(plan, teacher.unet.config),
+        pairs=plans.feature_pairs(teacher.unet.config, plan),
         weights=built(method.weights, LossWeights),
         optimizer=built(config.optimizer, OptimizerSettings),
         normalise_features=method.normalise_features,
@@ -94,7 +94,7 @@ def distillation(
         masks=begun.masks,
         identity={
             "plan": plan.to_json(),
-            "student_config": student_config(teacher.unet.config, plan),
+            "student_config": plans.student_config(teacher.unet.config, plan),
             "teacher": teacher.source.identity,
             "data": data,
             "versions": {name: version(name) for name in _PACKAGES},
@@ -103,13 +103,13 @@ def distillation(
     )
 
 
-def picture_resolution(config: DictConfig, teacher: Teacher, plan: BlockPlan) -> int:
+def picture_resolution(config: DictConfig, teacher: Teacher, plan: Plan) -> int:
     """Pixels of a side: those that are wanted, else the teacher's own.
 
     Raises:
         InputError: VAE and U-Net cannot halve them as often as they do.
     """
-    return _resolution(config, teacher, stages=plan.stages)
+    return _resolution(config, teacher, stages=plans.stages(teacher.unet.config, plan))
 
 
 def whole_resolution(config: DictConfig, teacher: Teacher) -> int:

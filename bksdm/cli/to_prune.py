@@ -13,11 +13,13 @@ from bksdm.cli.models import NamedModel, guidance_of, location, named_model, tea
 from bksdm.errors import InputError
 from bksdm.export.about import About, about_folder
 from bksdm.export.license import License, license_of, license_of_folder
+from bksdm.export.narrow import narrow_plan
 from bksdm.export.pipeline import assemble, folder_guidance
 from bksdm.export.sparse import folder_sparsity
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import load_teacher
 from bksdm.surgery.sparse.plan import SparsityPlan
+from bksdm.surgery.width import WidthPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class ToPrune:
         guidance: the guidance scale that suits it; None where that is not known.
         sparsity: what is zero in it already, if its folder says so.
         license: as its own card or its teacher says; None where neither does.
+        narrow: what its U-Net was cut to, where that is narrow.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ToPrune:
     guidance: float | None
     sparsity: SparsityPlan | None
     license: License | None
+    narrow: WidthPlan | None = None
 
 
 def to_prune(config: DictConfig) -> ToPrune:
@@ -73,6 +77,7 @@ def _named(name: str) -> ToPrune:
         guidance=guidance_of(name),
         sparsity=folder_sparsity(local) if local else None,
         license=own or (_inherited(teacher) if teacher else None),
+        narrow=narrow_plan(local) if local else None,
     )
 
 

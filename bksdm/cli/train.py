@@ -5,6 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bksdm.cli.config import built, plain
+from bksdm.cli.expert import settled, student_plan
 from bksdm.cli.finish import Rest, finish
 from bksdm.cli.hub import hub_uploads
 from bksdm.cli.resume import fetch, resumed, run_address
@@ -14,10 +15,11 @@ from bksdm.cli.student import beginning, check_method, cut, distillation, pictur
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.evaluation.generate import Sampling
 from bksdm.evaluation.prompts import from_texts
+from bksdm.export.folder import ExportSettings
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.processes import this_process
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.plans import Plan
 from bksdm.training.ema import Ema
 from bksdm.training.folder import RunFolder
 from bksdm.training.hub import HubUploads
@@ -29,7 +31,7 @@ from bksdm.training.speed import SpeedSettings
 
 def run(config: DictConfig) -> int:
     """Cut, distil, export, evaluate; each part is skipped if it is done."""
-    config = resumed(config)
+    config = settled(resumed(config))
     check_method(config)
     return running("train", config, _trained, _finish, uploads=_uploads)
 
@@ -48,8 +50,10 @@ def _trained(run: Run) -> tuple[int, Rest | None]:
     values = run.peers.each(lambda: plain(config))
     start = run.peers.decided(lambda: _start(run, values))
     source, plan = run.peers.each(
-        lambda: (built(config.teacher, TeacherSource), built(config.student, BlockPlan))
+        lambda: (built(config.teacher, TeacherSource), student_plan(config))
     )
+    # Of a form that the student cannot have, before the work.
+    run.peers.each(lambda: built(config.export, ExportSettings).narrow(plan))
     done = start.steps >= run.trainer.max_steps
     made = [folder.student / "model_index.json", *[folder.results] * bool(config.protocol)]
     if done and all(made_of(start, path) for path in made):
@@ -74,7 +78,7 @@ def _start(run: Run, values: dict[str, Any]) -> Start:
     return start_of(folder)
 
 
-def _parts(run: Run, teacher: Teacher, plan: BlockPlan) -> Parts:
+def _parts(run: Run, teacher: Teacher, plan: Plan) -> Parts:
     config = run.config
     data = built(
         config.data,
@@ -98,7 +102,7 @@ def _parts(run: Run, teacher: Teacher, plan: BlockPlan) -> Parts:
     )
 
 
-def _sample_grid(run: Run, teacher: Teacher, plan: BlockPlan, ema: Ema) -> SampleGrid:
+def _sample_grid(run: Run, teacher: Teacher, plan: Plan, ema: Ema) -> SampleGrid:
     own = run.config.samples
     return SampleGrid(
         run.folder.samples,

@@ -158,7 +158,7 @@ class ShardDataModule(pl.LightningDataModule):
             reader = ShardReader(held, store, max_open=shards_in_turn(order))
             ahead = cache.prefetch
             dataset = ShardDataset(reader, order, settings, windows_ahead=ahead, rows=rows)
-            chosen = None if selected is None else selected.fingerprint
+            chosen = None if selected is None else selected.record
             self._training = ExactTraining(index, order, dataset, chosen)
         self.validation_index = _indexed(validation_shards, store)
         self.validation_samples = min(validation_samples, self.validation_index.samples)

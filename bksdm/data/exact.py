@@ -87,7 +87,7 @@ class ExactTraining:
         index: of all shards.
         order: of the samples.
         dataset: makes batches of them; of a selection, it has its own index of the shards in it.
-        selection: fingerprint of what is selected; None for all samples.
+        selection: what a checkpoint keeps of what is selected; None for all samples.
     """
 
     index: ShardIndex

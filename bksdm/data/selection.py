@@ -52,6 +52,11 @@ class Selection:
         told = self.index.encode() + self.samples.astype("<i8").tobytes()
         return hashlib.sha256(told).hexdigest()[:16]
 
+    @property
+    def record(self) -> str:
+        """What a checkpoint keeps of it."""
+        return f"{len(self.samples):,} samples ({self.fingerprint})"
+
     def write(self, path: Path) -> None:
         """Write an npz file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)

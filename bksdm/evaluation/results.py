@@ -68,7 +68,7 @@ class ModelResult:
         speed: latency and throughput, as plain values (`evaluation.cost.latency`); None if not
             measured.
         unet: the U-Net's config, for its drawing.
-        plan: which blocks of its teacher it kept, as `BlockPlan`'s plain values, with the teacher's
+        plan: what of its teacher it kept, as a plan's plain values, with the teacher's
             U-Net config under "teacher"; None where it is not known.
         environment: versions, hardware, command, date, commit.
         images: folder of the pictures by prompt id, relative to the file; None if none are kept.

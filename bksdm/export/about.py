@@ -20,7 +20,7 @@ class About:
     Attributes:
         weights: the average of training, or the last step's.
         step: optimiser steps that made them.
-        plan: `BlockPlan`'s values.
+        plan: a plan's values.
         teacher: its path, revision, and U-Net config under "unet".
         versions: of packages, by name.
         export: `ExportSettings`' values; filled in by `export_student`.

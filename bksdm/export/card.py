@@ -88,7 +88,9 @@ class Card:
         max_steps: that the run is to have.
         student_steps: of the exported student, which may be older; None if there is none.
         weights_told: average or raw, in words.
-        mid_told: a sentence on the mid block.
+        form_told: what is unusual about its U-Net.
+        tags: on the Hub.
+        narrow: whether bksdm alone reads its U-Net.
         prompt: an example.
         guidance: that suits it.
         fp16: whether there is such a variant.
@@ -123,7 +125,9 @@ class Card:
     picture: str | None = None
     exported: bool = True
     weights_told: str = ""
-    mid_told: str = ""
+    form_told: str = ""
+    tags: Sequence[str] = TAGS
+    narrow: bool = False
     prompt: str = ""
     guidance: float | None = None
     fp16: bool = False
@@ -178,11 +182,11 @@ def metadata(card: Card) -> ModelCardData:
         license=card.license.id,
         license_name=card.license.name,
         license_link=card.license.link,
-        library_name="diffusers" if card.exported else "bksdm",
+        library_name="diffusers" if card.exported and not card.narrow else "bksdm",
         pipeline_tag=TASK,
         base_model=card.base_model,
         datasets=list(card.datasets) or None,
-        tags=list(TAGS),
+        tags=list(card.tags),
         model_name=card.name,
         eval_results=results or None,
     )

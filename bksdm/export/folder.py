@@ -14,6 +14,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from bksdm import expected
 from bksdm.errors import InputError
 from bksdm.export.about import ABOUT, About, write_about
+from bksdm.export.compare import compare, same_answers
+from bksdm.export.narrow import write_pipeline
 from bksdm.export.original import write_original
 from bksdm.export.pipeline import assemble, load_pipeline, write_guidance
 from bksdm.export.proof import Claim, prove
@@ -27,9 +29,13 @@ from bksdm.export.whole import (
 )
 from bksdm.models.teacher import Teacher
 from bksdm.surgery.identity_mid import with_identity_mid
+from bksdm.surgery.narrow import fill_masked
+from bksdm.surgery.plans import Plan
 from bksdm.surgery.sparse.plan import SparsityPlan
+from bksdm.surgery.width import WidthPlan
 
 FP16: Final = "fp16"
+_ROUNDING: Final = 1e-3  # sums over units with zeros among them are rounded in another order
 _NETWORKS: Final = ("unet", "vae", "text_encoder")
 
 
@@ -41,25 +47,57 @@ class ExportSettings:
         fp16: the weights in half precision, too (variant="fp16").
         identity_mid: a mid block that does nothing, for tools that need one; outputs are equal.
         single_file: one file in the original Stable Diffusion layout, too.
-        fresh_process: prove the export in a process of its own, without bksdm; else in this one.
+        masked: a narrow student at its teacher's full size, which stock diffusers reads: what a
+            unit that has gone would add is zero. It is no smaller and no faster.
+        fresh_process: prove the export in a process of its own, without bksdm; else in this one. A
+            narrow folder is read back here in any case: nobody else can.
     """
 
     fp16: bool = False
     identity_mid: bool = False
     single_file: bool = False
+    masked: bool = False
     fresh_process: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             expected.switch(f"export.{name}", value)
 
-    @property
-    def told(self) -> str:
+    def narrow(self, plan: Plan) -> WidthPlan | None:
+        """The plan, where the folder will hold a narrow U-Net.
+
+        Raises:
+            InputError: a student of this plan has no such form.
+        """
+        if not isinstance(plan, WidthPlan):
+            if self.masked:
+                raise InputError(
+                    "export.masked=true: the student is stock already; only experts"
+                    " (student=expert) are narrow, leave it out"
+                )
+            return None
+        if self.masked:
+            return None
+        for name in ("fp16", "identity_mid", "single_file"):
+            if getattr(self, name):
+                raise InputError(
+                    f"export.{name}=true: the student is narrow, and only bksdm reads that, in"
+                    " fp32; leave it out, or write a stock folder with export.masked=true"
+                )
+        return plan
+
+    def told(self, plan: Plan) -> str:
         """What an export has, and how it was proven, in words."""
+        if self.narrow(plan) is not None:
+            return (
+                "narrow: read by bksdm alone, export.masked=true writes a stock one; reloaded and"
+                " compared in this process, bit for bit"
+            )
         more = {
             "with fp16 variant": self.fp16,
             "with an identity mid block": self.identity_mid,
             "with a single file": self.single_file,
+            "masked at full size": self.masked,
         }
         proof = (
             "stock diffusers draws the same picture in a fresh process, bit for bit"
@@ -74,6 +112,7 @@ def export_student(
     student: UNet2DConditionModel,
     folder: Path,
     *,
+    plan: Plan | None = None,
     settings: ExportSettings | None = None,
     about: About | None = None,
     guidance: float | None = None,
@@ -86,6 +125,7 @@ def export_student(
         teacher: whose other parts it shares.
         student: the U-Net.
         folder: to write, or to replace.
+        plan: what it keeps of its teacher; None: its config says all of it.
         settings: what else is written, and how it is proven; None: as `ExportSettings()`.
         about: for `bksdm.json`; None writes none.
         guidance: classifier-free guidance scale that suits it, for `folder_guidance`; None says
@@ -98,12 +138,16 @@ def export_student(
     """
     settings, folder = settings or ExportSettings(), folder.resolve()
     refuse_others(folder, mark=ABOUT, student=True)
+    narrow = None if plan is None else settings.narrow(plan)
     if settings.single_file:
         _refuse_uneven(student)
-    unet = with_identity_mid(student) if settings.identity_mid else student
+    unet = _as_written(teacher, student, plan, settings)
     pipeline = assemble(teacher, unet)
     with scratch_folder(folder, "tmp") as temporary, scratch_folder(folder, "proof") as scratch:
-        _write(pipeline, temporary, settings, name=folder.name)
+        if narrow is not None:
+            write_pipeline(pipeline, temporary, narrow)
+        else:
+            _write(pipeline, temporary, settings, name=folder.name)
         if guidance is not None:
             write_guidance(temporary, guidance)
         if sparsity is not None:
@@ -113,46 +157,27 @@ def export_student(
         open_all_to_others(temporary)
         compare(unet, load_pipeline(temporary).unet)
         if settings.identity_mid:
-            _same_answers(student, unet, "with the identity mid block the U-Net answers otherwise")
-        if settings.fresh_process:
+            same_answers(student, unet, "with the identity mid block the U-Net answers otherwise")
+        if settings.fresh_process and narrow is None:
             prove(list(_claims(pipeline, temporary, settings, name=folder.name)), scratch)
         replace_folder(folder, temporary)
 
 
-@torch.no_grad()
-def compare(student: UNet2DConditionModel, reloaded: UNet2DConditionModel) -> None:
-    """Raise unless both have equal weights and equal outputs on one random input."""
-    weights, others = student.state_dict(), reloaded.state_dict()
-    if weights.keys() != others.keys() or not all(
-        torch.equal(w.cpu(), others[n]) for n, w in weights.items()
-    ):
-        raise RuntimeError("the exported U-Net does not reload with the weights that were trained")
-    for parameter in reloaded.parameters():
-        # Weights mapped from a file may lie unaligned, where CPU kernels round otherwise.
-        parameter.data = parameter.data.clone()
-    reloaded.to(student.device)
-    _same_answers(
-        student, reloaded, "the exported U-Net does not answer as the one that was trained"
-    )
+def _as_written(
+    teacher: Teacher, student: UNet2DConditionModel, plan: Plan | None, settings: ExportSettings
+) -> UNet2DConditionModel:
+    """The U-Net in the form that is wanted.
 
-
-@torch.no_grad()
-def _same_answers(one: UNet2DConditionModel, other: UNet2DConditionModel, told: str) -> None:
-    size, rng = one.config.sample_size, torch.Generator().manual_seed(0)
-    latents = torch.randn(1, one.config.in_channels, size, size, generator=rng)
-    text = torch.randn(1, 8, one.config.cross_attention_dim, generator=rng)
-    training = one.training
-    outputs = [
-        model.eval()(
-            latents.to(model.device),
-            torch.tensor([500], device=model.device),
-            text.to(model.device),
-        ).sample
-        for model in (one, other)
-    ]
-    one.train(training)
-    if not torch.equal(*outputs):
-        raise RuntimeError(told)
+    Raises:
+        InputError: the student has no such form.
+        RuntimeError: it answers otherwise.
+    """
+    if settings.masked and isinstance(plan, WidthPlan):
+        whole = copy.deepcopy(teacher.unet).to(student.device)
+        fill_masked(whole, student, plan)
+        same_answers(student, whole, "the masked U-Net answers otherwise", error=_ROUNDING)
+        student = whole.train(student.training)
+    return with_identity_mid(student) if settings.identity_mid else student
 
 
 def _refuse_uneven(student: UNet2DConditionModel) -> None:

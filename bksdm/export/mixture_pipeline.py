@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from bksdm.export.mixture_unet import MixtureUnet
 _PER_PROMPT: Final = ("generator", "latents", "negative_prompt")
 
 Route = Callable[[Sequence[str]], list[int]]
+Shapes = Callable[[], list[tuple[float, UNet2DConditionModel]]]
 
 
 class MixturePipeline(StableDiffusionPipeline):  # type: ignore[misc]
@@ -27,15 +28,17 @@ class MixturePipeline(StableDiffusionPipeline):  # type: ignore[misc]
 
     route: Route
     weights: str
+    shapes: Shapes
 
-    def of_experts(self, route: Route, *, weights: str) -> "MixturePipeline":
+    def of_experts(self, route: Route, *, weights: str, shapes: Shapes) -> "MixturePipeline":
         """Itself, with the router: B prompts to B experts.
 
         Args:
             route: which expert each prompt goes to.
             weights: hash of the router and of all experts.
+            shapes: the experts without their weights, each with its share of the training prompts.
         """
-        self.route, self.weights = route, weights
+        self.route, self.weights, self.shapes = route, weights, shapes
         return self
 
     def turns(self, prompts: Sequence[str]) -> list[int]:

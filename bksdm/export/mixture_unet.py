@@ -23,17 +23,24 @@ class MixtureUnet(nn.Module):
         config: the experts' common config.
         load: reads an expert by its number, in fp32 on the CPU.
         in_memory: experts at once, at least 1.
+        typical: the expert that stands for all where one call of a U-Net is timed.
     """
 
     place: Tensor
 
     def __init__(
-        self, config: Any, load: Callable[[int], UNet2DConditionModel], *, in_memory: int
+        self,
+        config: Any,
+        load: Callable[[int], UNet2DConditionModel],
+        *,
+        in_memory: int,
+        typical: int = 0,
     ) -> None:
         super().__init__()
         expected.count("in_memory", in_memory, least=1)
         self.config = config
         self.in_memory = in_memory
+        self.typical = typical
         # Where experts go, and in which precision: moves and casts with the pipeline.
         self.register_buffer("place", torch.zeros(()), persistent=False)
         self._load = load

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bksdm.errors import InputError
+from bksdm.export.narrow import PLAN, hollow_unet, narrow_plan
 from bksdm.export.unpacked import packed_dtype, read_packed
 from bksdm.models.address import HubAddress
 from bksdm.models.hub import first_line, hub_folder
@@ -19,9 +19,7 @@ from bksdm.surgery.sparse.plan import COMPONENTS
 
 
 def _unet(folder: Path) -> nn.Module:
-    network: nn.Module = UNet2DConditionModel.from_config(
-        UNet2DConditionModel.load_config(folder, local_files_only=True)
-    )
+    network: nn.Module = hollow_unet(folder, narrow_plan(folder.parent))
     return network
 
 
@@ -71,7 +69,8 @@ def fetched_from_hub(repository: str, *, revision: str | None) -> Path | None:
     """The cache's folder with the packed components of a repository; None where it has none, or
     cannot be had.
     """
-    wanted = [f"{part}/{file}" for part in COMPONENTS for file in (PACKED, "config.json")]
+    files = (PACKED, PLAN, "config.json")
+    wanted = [f"{part}/{file}" for part in COMPONENTS for file in files]
     try:
         found = hub_folder(HubAddress(repository, revision), wanted, of=f"model {repository}")
     except InputError:

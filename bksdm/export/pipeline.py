@@ -11,6 +11,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm import expected
 from bksdm.errors import InputError
+from bksdm.export.mixture_folder import is_mixture, load_mixture
+from bksdm.export.narrow import narrow_from_hub, narrow_networks
 from bksdm.export.packed_parts import fetched_from_hub, packed_networks
 from bksdm.models.hub import first_line
 from bksdm.models.teacher import Teacher
@@ -38,22 +40,31 @@ def assemble(teacher: Teacher, unet: UNet2DConditionModel) -> StableDiffusionPip
 
 
 def load_pipeline(folder: Path | str, *, revision: str | None = None) -> StableDiffusionPipeline:
-    """A pipeline from a diffusers folder or the Hub, in fp32; its weights may be packed.
+    """A pipeline from a diffusers folder or the Hub, in fp32; its weights may be packed, its
+    U-Net narrow, and it may be a mixture.
 
     Raises:
         InputError: there is none.
     """
     here = Path(folder)
+    if is_mixture(here):
+        return load_mixture(here)
     if here.is_dir():
-        return _pipeline(folder, revision, packed_networks(here))
+        return _pipeline(folder, revision, _own_networks(here))
     try:
         return _pipeline(folder, revision, {})
     except InputError:
         # Only now: nobody else's model needs this question.
-        fetched = fetched_from_hub(str(folder), revision=revision)
-        if fetched is None:
-            raise
-    return _pipeline(folder, revision, packed_networks(fetched))
+        for fetch in (fetched_from_hub, narrow_from_hub):
+            fetched = fetch(str(folder), revision=revision)
+            if fetched is not None:
+                return _pipeline(folder, revision, _own_networks(fetched))
+        raise
+
+
+def _own_networks(folder: Path) -> dict[str, Any]:
+    """The networks of a folder that stock diffusers cannot read."""
+    return packed_networks(folder) | narrow_networks(folder)
 
 
 def _pipeline(

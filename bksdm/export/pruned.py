@@ -16,6 +16,7 @@ from torch import nn
 from bksdm import expected
 from bksdm.export.about import About, write_about
 from bksdm.export.license import License
+from bksdm.export.narrow import write_plan, write_unet
 from bksdm.export.packed import rounded, write_packed
 from bksdm.export.pipeline import write_guidance
 from bksdm.export.proof import prove
@@ -25,6 +26,7 @@ from bksdm.export.sparse import SPARSITY, write_sparsity
 from bksdm.export.whole import open_all_to_others, refuse_others, replace_folder, scratch_folder
 from bksdm.models.source import PACKED
 from bksdm.surgery.sparse.plan import ComponentSparsity, SparsityPlan, check_masks, counted
+from bksdm.surgery.width import WidthPlan
 
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16}
 
@@ -55,14 +57,14 @@ class PrunedSettings:
         """The same for torch."""
         return _DTYPES[self.dtype]
 
-    @property
-    def told(self) -> str:
-        """What is written, and how it is proven, in words."""
-        if self.format == "dense" and self.fresh_process:
+    def told(self, narrow: WidthPlan | None = None) -> str:
+        """What is written, and how it is proven, in words; of a narrow U-Net with its plan."""
+        if self.format == "dense" and self.fresh_process and narrow is None:
             proof = "stock diffusers draws the same picture in a fresh process, bit for bit"
         else:
             proof = "reloaded and compared in this process, bit for bit"
-        return f"{self.format}, {self.dtype}, {proof}"
+        own = "narrow: read by bksdm alone, " * (narrow is not None)
+        return f"{self.format}, {self.dtype}, {own}{proof}"
 
 
 def export_pruned(
@@ -74,6 +76,7 @@ def export_pruned(
     about: About | None = None,
     guidance: float | None = None,
     license: License | None = None,
+    narrow: WidthPlan | None = None,
 ) -> None:
     """Write a pruned pipeline, prove it, and only then give the folder its name.
 
@@ -89,6 +92,8 @@ def export_pruned(
         about: for `bksdm.json`; None writes none.
         guidance: classifier-free guidance scale that suits it; None says nothing.
         license: of the unpruned model, for the card; None where that is not known.
+        narrow: what its U-Net was cut to, which its config does not say; None for a stock one.
+            A narrow one is proven here alone: nobody else reads it.
 
     Raises:
         InputError: the folder holds what we did not write, the plan is of other weights, or a
@@ -99,7 +104,7 @@ def export_pruned(
     refuse_others(folder, mark=SPARSITY)
     plan = as_rounded(plan, pipeline, dtype)
     with scratch_folder(folder, "tmp") as temporary, scratch_folder(folder, "proof") as scratch:
-        _write(pipeline, temporary, plan, settings)
+        _write(pipeline, temporary, plan, settings, narrow)
         write_sparsity(temporary, plan)
         if guidance is not None:
             write_guidance(temporary, guidance)
@@ -114,11 +119,12 @@ def export_pruned(
             ],
             license=license,
             guidance=guidance,
+            narrow=narrow is not None,
         )
         (temporary / "README.md").write_text(pruned_card_text(card))
         open_all_to_others(temporary)
         compare_folder(pipeline, temporary, plan, dtype)
-        if settings.format == "dense" and settings.fresh_process:
+        if settings.format == "dense" and settings.fresh_process and narrow is None:
             prove([claim_of(pipeline, temporary, dtype)], scratch)
         replace_folder(folder, temporary)
 
@@ -149,7 +155,11 @@ def as_rounded(
 
 
 def _write(
-    pipeline: StableDiffusionPipeline, folder: Path, plan: SparsityPlan, settings: PrunedSettings
+    pipeline: StableDiffusionPipeline,
+    folder: Path,
+    plan: SparsityPlan,
+    settings: PrunedSettings,
+    narrow: WidthPlan | None,
 ) -> None:
     # As `save_pretrained` of the pipeline does it, but with one network at a time as it is written.
     for name, component in pipeline.components.items():
@@ -158,10 +168,14 @@ def _write(
             continue
         if part is not None:
             _write_part(component, folder / name, part, settings)
+        elif narrow is not None and isinstance(component, UNet2DConditionModel):
+            write_unet(component, folder / name, narrow, dtype=settings.torch_dtype)
         elif isinstance(component, nn.Module):
             shadow(component, settings.torch_dtype).save_pretrained(folder / name)
         else:
             component.save_pretrained(folder / name)
+    if narrow is not None:
+        write_plan(folder / "unet", narrow)
     pipeline.save_config(folder)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bksdm.export.packed import bits_of, rounded
 from bksdm.export.proof import Claim
 from bksdm.export.stranger import picture
 from bksdm.export.unpacked import packed_tensors
-from bksdm.models.source import PACKED
+from bksdm.models.source import NARROW, PACKED
 from bksdm.surgery.sparse.plan import ComponentSparsity, SparsityPlan, check_masks
 
 
@@ -52,6 +53,8 @@ def compare_folder(
         written: Iterable[tuple[str, Tensor]]
         if (folder / name / PACKED).is_file():
             written = packed_tensors(folder / name / PACKED)
+        elif (folder / name / NARROW).is_file():
+            written = load_file(folder / name / NARROW).items()
         else:
             kind: Any = type(network)
             loaded = kind.from_pretrained(folder / name, dtype=dtype)

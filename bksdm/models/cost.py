@@ -7,7 +7,8 @@ print (thop's rules): convolutions, linear layers and four for each element that
 LayerNorm, but no product of attention. Normalisations and activations are in neither.
 """
 
-from collections import Counter
+import copy
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _STAGES: Final = {
     "conv_act": "out",
     "conv_out": "out",
 }
+_HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
 _ORDER: Final = ("in", *dict.fromkeys(_STAGES.values()))
 
 
@@ -122,17 +124,28 @@ def _adding(name: str, published: Counter[str]) -> Callable[..., None]:
     return add
 
 
-def unet_cost_by_stage(
-    config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77
+def weightless(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy on the meta device, in eval mode and without hooks; the weights are not copied."""
+    told: dict[int, object] = {}
+    for tensor in [*unet.parameters(), *unet.buffers()]:
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        told[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+    for module in unet.modules():
+        told |= {id(vars(module)[hooks]): OrderedDict() for hooks in _HOOKS}
+    return copy.deepcopy(unet, told).eval()
+
+
+def unet_module_cost(
+    unet: UNet2DConditionModel, size: int | None = None, *, tokens: int = 77
 ) -> UnetCost:
-    """Cost of a U-Net on latents of `size` a side (None: its own `sample_size`), attending to
-    `tokens` text states.
+    """Cost of a U-Net as it is, also of one that is narrower than its config says, on latents of
+    `size` a side (None: its own `sample_size`), attending to `tokens` text states.
     """
+    unet, config = weightless(unet), unet.config
+    size = size or config["sample_size"]
+    width = config["cross_attention_dim"]
+    width = width if isinstance(width, int) else width[0]
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(dict(config)).eval()
-        size = size or config["sample_size"]
-        width = config["cross_attention_dim"]
-        width = width if isinstance(width, int) else width[0]
         latents = torch.empty(1, config["in_channels"], size, size)
         text = torch.empty(1, tokens, width)
         timestep = torch.empty(1, dtype=torch.long)
@@ -148,6 +161,15 @@ def unet_cost_by_stage(
         for place, name in many.items():
             stages[place] = stages.get(place, NOTHING) + costs[name]
     return UnetCost(costs[""], stages)
+
+
+def unet_cost_by_stage(
+    config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77
+) -> UnetCost:
+    """`unet_module_cost` of a U-Net with this config, which is not built."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(dict(config))
+    return unet_module_cost(unet, size, tokens=tokens)
 
 
 def unet_cost(config: Mapping[str, Any], size: int | None = None, *, tokens: int = 77) -> Cost:

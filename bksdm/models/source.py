@@ -19,6 +19,8 @@ from bksdm.models.hub import NotInRepositoryError, hub_file
 EMBEDDED: Final = "embedded:"
 PACKED: Final = "model.packed.safetensors"  # in place of a part's weights; see export.packed
 
+NARROW: Final = "model.narrow.safetensors"  # in place of the U-Net's weights; see export.narrow
+
 
 def embedded_folder(name: str) -> Path:
     """The folder of a teacher that the package carries."""
@@ -113,6 +115,13 @@ def architecture(source: TeacherSource) -> dict[str, dict[str, Any]]:
         parts["scheduler"] = _read_config(source, "scheduler", "scheduler_config.json")
         parts["text_encoder"].setdefault("max_position_embeddings", 77)
     return parts | {"unet": _filled(parts["unet"])}
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without versions and paths, and tuples as JSON has them."""
+    known = {name: value for name, value in config.items() if not name.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(known))
+    return plain
 
 
 def _read_config(source: TeacherSource, part: str, name: str = "config.json") -> dict[str, Any]:

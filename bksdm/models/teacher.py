@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bksdm.errors import InputError
 from bksdm.models.hub import first_line
-from bksdm.models.source import PACKED, TeacherSource, checked_unet_config, embedded_folder
+from bksdm.models.source import NARROW, PACKED, TeacherSource, checked_unet_config, embedded_folder
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def load_tokenizer(source: TeacherSource) -> CLIPTokenizer:
 
 
 def _pretrained_teacher(source: TeacherSource) -> Teacher:
-    _refuse_packed(source)
+    _refuse_unstock(source)
     checked_unet_config(source)  # says clearly what is wrong, before anything large is read
     place: dict[str, Any] = {
         "pretrained_model_name_or_path": source.location,
@@ -173,12 +173,17 @@ def _pretrained_teacher(source: TeacherSource) -> Teacher:
         ) from error
 
 
-def _refuse_packed(source: TeacherSource) -> None:
+def _refuse_unstock(source: TeacherSource) -> None:
     folder = Path(source.location)
     if any((folder / part / PACKED).is_file() for part in ("unet", "text_encoder")):
         raise InputError(
             f"teacher {source.path}: its weights are packed; expected a stock folder, which"
             f" `bksdm export packed={source.path} out=FOLDER` writes"
+        )
+    if (folder / "unet" / NARROW).is_file():
+        raise InputError(
+            f"teacher {source.path}: its U-Net is narrow, an expert of `bksdm route`; expected a"
+            " stock folder, which `bksdm export run=RUN export.masked=true out=FOLDER` writes"
         )
 
 

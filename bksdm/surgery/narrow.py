@@ -52,12 +52,16 @@ class DroppedTransformer(nn.Module):
 
 
 def narrow(teacher: UNet2DConditionModel, plan: WidthPlan) -> UNet2DConditionModel:
-    """A new, smaller U-Net with the teacher's weights. The teacher is left as it is.
+    """A new, smaller U-Net with the teacher's weights, to be trained. The teacher is left as it is.
 
     Raises:
         InputError: the plan is not one for this U-Net.
     """
-    student = copy.deepcopy(teacher)
+    # Not a copy: that would be frozen as the teacher is, and have its hooks.
+    with torch.device(teacher.device):
+        student: UNet2DConditionModel = UNet2DConditionModel.from_config(teacher.config)
+    student = student.to(teacher.dtype)
+    student.load_state_dict(teacher.state_dict())
     cut_in_place(student, plan)
     return student
 

@@ -111,3 +111,21 @@ def gates_of(plan: WidthPlan, sites: Sites) -> Tensor:
     for name in plan.dropped:
         gates[sites.depth_positions[name]] = 0
     return gates
+
+
+def aligned(plan: WidthPlan, sites: Sites, multiple: int) -> WidthPlan:
+    """The plan with units given back, the first ones of a site first, until the channels of each
+    cut site are a multiple of so many, as tensor cores want them; of a site with no such number all
+    units stay.
+    """
+    kept = {}
+    for site in sites.width:
+        units = plan.kept.get(site.name)
+        if units is None:
+            continue
+        fits = (n for n in range(len(units), site.units) if n * site.size % multiple == 0)
+        wanted = next(fits, None)
+        if wanted is not None:
+            spare = [unit for unit in range(site.units) if unit not in units]
+            kept[site.name] = tuple(sorted([*units, *spare[: wanted - len(units)]]))
+    return WidthPlan(kept=kept, dropped=plan.dropped)

@@ -17,14 +17,18 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from bksdm.errors import InputError
+from bksdm.export.narrow import narrow_plan
 from bksdm.export.pipeline import load_pipeline
-from bksdm.export.sparse import folder_sparsity, recounted
+from bksdm.export.sparse import folder_sparsity, nonzero, recounted
+from bksdm.models.source import plain_config
 from bksdm.models.teacher import Teacher, weights_hash
-from bksdm.surgery.blocks import Config, empty_student, remove_blocks, student_config, teacher_name
-from bksdm.surgery.plan import BlockPlan
-from bksdm.surgery.sparse.plan import SparsityPlan, check_masks
+from bksdm.surgery import plans
+from bksdm.surgery.plans import Plan
+from bksdm.surgery.sparse.plan import SparsityPlan
+from bksdm.surgery.width import WidthPlan
 from bksdm.training.folder import RunFolder
 
+Config = plans.Config
 Names = Callable[[str], str]
 
 # A text encoder that agrees in these takes the teacher's tokens, and makes states for its U-Net.
@@ -60,19 +64,21 @@ class Ancestor:
         folder: a diffusers folder.
         unet: config of its U-Net.
         sparsity: its zeros; None where it says nothing of them.
+        narrow: what it was cut to, where its config does not say that; None for a stock U-Net.
     """
 
     name: str
     folder: Path
     unet: Config
     sparsity: SparsityPlan | None
+    narrow: WidthPlan | None = None
 
     @property
     def own_text(self) -> bool:
         """True if its text encoder is another than the teacher's, as it says itself."""
         return bool(self.sparsity and self.sparsity.of("text_encoder"))
 
-    def origin(self, teacher: Config, plan: BlockPlan) -> Names:
+    def origin(self, teacher: Config, plan: Plan) -> Names:
         """The ancestor's names of the student's tensors.
 
         Args:
@@ -82,17 +88,28 @@ class Ancestor:
         Raises:
             InputError: its U-Net has the shape of neither.
         """
-        if _plain(self.unet) == _plain(student_config(teacher, plan)):
+        if self._is_student(teacher, plan):
             return str
-        if _plain(self.unet) == _plain(teacher):
-            return partial(teacher_name, plan=plan, config=teacher)
+        if self.narrow is not None:
+            raise InputError(
+                f"method.init={self.name}: its U-Net is narrow, cut to another plan than the"
+                " student's; expected the folder of this plan's expert, or of a whole teacher"
+            )
+        if plain_config(self.unet) == plain_config(teacher):
+            return partial(plans.teacher_name, plan=plan, config=teacher)
         raise InputError(
             f"method.init={self.name}: its U-Net has another shape ({_shape(self.unet)}); expected"
-            f" the student's ({_shape(student_config(teacher, plan))}) or the teacher's"
+            f" the student's ({_shape(plans.student_config(teacher, plan))}) or the teacher's"
             f" ({_shape(teacher)}); choose its student= or teacher="
         )
 
-    def student(self, teacher: Config, plan: BlockPlan) -> UNet2DConditionModel:
+    def _is_student(self, teacher: Config, plan: Plan) -> bool:
+        """True if it has the student's shape already."""
+        narrow = plan if isinstance(plan, WidthPlan) else None
+        wanted = plans.student_config(teacher, plan)
+        return self.narrow == narrow and plain_config(self.unet) == plain_config(wanted)
+
+    def student(self, teacher: Config, plan: Plan) -> UNet2DConditionModel:
         """Its U-Net as the student: as it is, or cut; see `origin`.
 
         Raises:
@@ -101,7 +118,7 @@ class Ancestor:
         self.origin(teacher, plan)
         return self._cut(self._read().unet, teacher, plan)
 
-    def beginning(self, teacher: Teacher, plan: BlockPlan) -> Beginning:
+    def beginning(self, teacher: Teacher, plan: Plan) -> Beginning:
         """The student with all that belongs to it.
 
         Raises:
@@ -120,7 +137,7 @@ class Ancestor:
             unet=unet,
             text_encoder=text,
             sparsity=sparsity,
-            masks=_masks(sparsity, unet),
+            masks=nonzero(sparsity, unet),
             identity={
                 "path": self.name,
                 "unet": weights_hash(unet),
@@ -129,7 +146,7 @@ class Ancestor:
             },
         )
 
-    def hollow(self, teacher: Teacher, plan: BlockPlan) -> Beginning:
+    def hollow(self, teacher: Teacher, plan: Plan) -> Beginning:
         """The same in sizes, but the weights are fresh; for where tensors have no contents.
 
         Raises:
@@ -138,7 +155,7 @@ class Ancestor:
         origin = self.origin(teacher.unet.config, plan)
         part = self.sparsity and self.sparsity.of("unet")
         pruned = {tensor.name for tensor in part.tensors if tensor.zeros} if part else set()
-        unet = empty_student(teacher.unet.config, plan)
+        unet = plans.empty(teacher.unet.config, plan)
         weights = unet.state_dict().items()
         return Beginning(
             unet=unet,
@@ -163,12 +180,8 @@ class Ancestor:
                 parameter.data = parameter.data.clone()
         return pipeline
 
-    def _cut(
-        self, unet: UNet2DConditionModel, teacher: Config, plan: BlockPlan
-    ) -> UNet2DConditionModel:
-        if self.origin(teacher, plan) is str:
-            return unet
-        return remove_blocks(unet, plan=plan)
+    def _cut(self, unet: UNet2DConditionModel, teacher: Config, plan: Plan) -> UNet2DConditionModel:
+        return unet if self._is_student(teacher, plan) else plans.cut(unet, plan)
 
     def _own_text(self, own: CLIPTextModel, teacher: Teacher) -> CLIPTextModel | None:
         if weights_hash(own) == weights_hash(teacher.text_encoder):
@@ -209,7 +222,13 @@ def find_ancestor(name: str) -> Ancestor:
             f"method.init={name}: {folder} has no readable unet/config.json"
             f" ({type(error).__name__}); expected a diffusers folder or a run"
         ) from error
-    return Ancestor(name=name, folder=folder, unet=config, sparsity=folder_sparsity(folder))
+    return Ancestor(
+        name=name,
+        folder=folder,
+        unet=config,
+        sparsity=folder_sparsity(folder),
+        narrow=narrow_plan(folder),
+    )
 
 
 def _recounted(
@@ -222,20 +241,6 @@ def _recounted(
         parts.append(recounted(part, network, origin=origin))
     kept = tuple(part for part in parts if part.tensors)
     return SparsityPlan(components=kept) if kept else None
-
-
-def _masks(plan: SparsityPlan | None, unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    part, weights = plan and plan.of("unet"), unet.state_dict()
-    return (
-        {each.name: weights[each.name] != 0 for each in part.tensors if each.zeros} if part else {}
-    )
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """Without versions and paths, and tuples as JSON has them."""
-    known = {name: value for name, value in config.items() if not name.startswith("_")}
-    plain: dict[str, Any] = json.loads(json.dumps(known))
-    return plain
 
 
 def _shape(config: Config) -> str:

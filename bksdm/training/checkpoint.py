@@ -23,6 +23,7 @@ from torch import nn
 
 from bksdm.errors import InputError
 from bksdm.export.about import About
+from bksdm.surgery import plans
 
 log = logging.getLogger(__name__)
 
@@ -213,13 +214,12 @@ def load_student(path: Path, *, weights: Literal["ema", "raw"] = "ema") -> UNet2
         InputError: see `read_checkpoint`; or it holds none.
     """
     content = read_checkpoint(path)
-    if "student_config" not in content["bksdm"]:
+    ours = content["bksdm"]
+    if "student_config" not in ours:
         raise InputError(
             f"checkpoint {path} holds no student but a router; expected one of `bksdm train`"
         )
-    student: UNet2DConditionModel = UNet2DConditionModel.from_config(
-        content["bksdm"]["student_config"]
-    )
+    student = plans.rebuilt(ours["student_config"], plans.from_json(ours["plan"]))
     prefix = "student."
     student.load_state_dict(
         {name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items()}

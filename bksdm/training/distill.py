@@ -16,7 +16,7 @@ from transformers import CLIPTextModel
 from bksdm import expected
 from bksdm.batch import NoisyBatch, TextImageBatch
 from bksdm.losses.distill import LossTerms, LossWeights, distillation_terms
-from bksdm.models.cost import step_flops, unet_cost
+from bksdm.models.cost import step_flops, unet_module_cost
 from bksdm.models.teacher import Teacher
 from bksdm.training.module import StepModule, StepSettings
 from bksdm.training.optim import OptimizerSettings
@@ -100,7 +100,8 @@ class Distillation(StepModule):
         side = resolution // self.teacher.latent_factor
         tokens = self.teacher.tokenizer.model_max_length
         networks = (self.teacher.unet, self.student)
-        return step_flops(*[unet_cost(unet.config, side, tokens=tokens).macs for unet in networks])
+        costs = [unet_module_cost(unet, side, tokens=tokens) for unet in networks]
+        return step_flops(*[cost.total.macs for cost in costs])
 
     @property
     def own_text(self) -> CLIPTextModel | None:

@@ -16,7 +16,7 @@ from bksdm.errors import InputError
 from bksdm.evaluation.environment import without_home
 from bksdm.export.whole import STUDENT
 from bksdm.models.source import TeacherSource
-from bksdm.surgery.plan import BlockPlan
+from bksdm.surgery.plans import Plan, kind_of
 from bksdm.training.checkpoint import LAST, PREVIOUS
 from bksdm.training.loggers import METRICS
 
@@ -69,13 +69,14 @@ class RunFolder:
         """
         return value_of(TeacherSource, self.settings()["teacher"])
 
-    def plan(self) -> BlockPlan:
+    def plan(self) -> Plan:
         """What the run's student keeps.
 
         Raises:
             InputError: see `settings`.
         """
-        return value_of(BlockPlan, self.settings()["student"])
+        values = self.settings()["student"]
+        return value_of(kind_of(values), values)
 
     def guidance(self) -> float | None:
         """Guidance scale of the sample grids; None where the settings have none.

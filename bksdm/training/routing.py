@@ -15,7 +15,7 @@ from bksdm.errors import InputError
 from bksdm.gates.attach import gated
 from bksdm.gates.budget import Budget
 from bksdm.gates.relax import gumbel, gumbel_of, hardened
-from bksdm.gates.router import Router, linked, signatures, similarities
+from bksdm.gates.router import Router, Sinkhorn, linked, signatures, similarities
 from bksdm.losses.routing import RoutingTerms, routing_terms
 from bksdm.models.cost import unet_cost
 from bksdm.models.encoder import Encoder
@@ -131,7 +131,9 @@ class Routing(StepModule):
             drawn = gumbel(tuple(router.codes.shape), rng)  # the same in all processes
             codes = router.gates(router.codes, noise=self._noise(drawn))
         similarity = similarities(routed, codes if settings.noisy_routing else clean, sites)
-        assigned = settings.sinkhorn.shares(similarity, summed=summed).argmax(1)
+        transport = settings.sinkhorn
+        shares = similarity if transport is None else transport.shares(similarity, summed=summed)
+        assigned = shares.argmax(1)
         chosen = self._chosen(assigned, similarity)
         hard = chosen @ hardened(codes, sites)
         return Decided(hard if settings.hard else chosen @ codes, hard, routed)
@@ -154,7 +156,9 @@ class Routing(StepModule):
         """
         with torch.autocast(self.device.type, enabled=False):
             embeddings = self.encoder.embed(batch.captions).to(self.device)
-            self.router.seed_codes(gathered(self.router(embeddings)), self.settings.sinkhorn)
+            self.router.seed_codes(
+                gathered(self.router(embeddings)), self.settings.sinkhorn or Sinkhorn()
+            )
 
     def _noise(self, drawn: Tensor) -> Tensor:
         return sent(drawn, self.device)

@@ -12,15 +12,18 @@ from bksdm.errors import InputError
 from bksdm.evaluation.fingerprint import fingerprint, part_hashes
 from bksdm.evaluation.results import ModelResult, read_results
 from bksdm.export.about import About, about_folder
-from bksdm.export.card import Card, card_text
+from bksdm.export.card import TAGS, Card, card_text
 from bksdm.export.license import license_of
+from bksdm.export.narrow import hollow_unet, narrow_plan
 from bksdm.export.pipeline import folder_guidance, load_pipeline
-from bksdm.models.cost import Cost, unet_cost
+from bksdm.models.cost import Cost, unet_cost, unet_module_cost
 from bksdm.models.source import EMBEDDED, TeacherSource, text_tokens, unet_config
-from bksdm.surgery.blocks import dropped_modules, empty_student, weight_map
-from bksdm.surgery.drawing import drawing
+from bksdm.surgery import plans
+from bksdm.surgery.blocks import dropped_modules
 from bksdm.surgery.plan import BlockPlan
-from bksdm.training.card_tables import cost_rows, result_table, time_rows
+from bksdm.surgery.plans import Plan
+from bksdm.surgery.width import WidthPlan
+from bksdm.training.card_tables import cost_rows, result_table, start_line, time_rows
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
 
@@ -28,7 +31,25 @@ _WEIGHTS: Final = {
     "ema": "the exponential average of training (EMA)",
     "raw": "those of the last step (raw, no average)",
 }
+_REMOVED: Final[Mapping[type[Plan], str]] = {
+    BlockPlan: "Whole blocks were removed; the rest {}, and {}"
+    " ([BK-SDM](https://arxiv.org/abs/2305.15798))",
+    WidthPlan: "Heads, channels and modules were removed, as a router chose for its part of the"
+    " prompts; the rest {}, and {} ([APTP](https://arxiv.org/abs/2406.12042))",
+}
+_TAGS: Final[Mapping[type[Plan], Sequence[str]]] = {
+    BlockPlan: TAGS,
+    WidthPlan: ("aptp", *(tag for tag in TAGS if tag != "bk-sdm")),
+}
 _NOT_RECORDED: Final = "not recorded as averaged or raw: another version exported them"
+_EXPERT_TOLD: Final = (
+    "It is one expert of several, made for the prompts that the router sends to it, and worse for"
+    " others."
+)
+_MASKED_TOLD: Final = (
+    " It lies here at its teacher's full size, with zeros in place of what was removed: no smaller"
+    " and no faster than its teacher; `bksdm export` writes the narrow one."
+)
 _LIMITS: Final = (
     "For research on small text-to-image models, and for what the teacher's licence allows. The"
     " student has the teacher's limits and biases, and forgets part of what its teacher knows:"
@@ -88,27 +109,29 @@ def run_card(folder: RunFolder, checkpoint: Path, wishes: CardWishes) -> str:
             license=license_of(teacher, wanted=wishes.license),
             base_model=_hub_id(teacher),
             datasets=wishes.datasets,
-            summary=_summary(teacher, costs, settings, about.step if about else steps),
+            summary=_summary(teacher, plan, costs, settings, about.step if about else steps),
             teacher=_named(teacher),
             picture=f"samples/{pictures[-1].name}" if pictures else None,
             exported=exported,
+            tags=_TAGS[type(plan)],
+            narrow=exported and narrow_plan(folder.student) is not None,
             steps=steps,
             max_steps=int(settings["trainer"]["max_steps"]),
             student_steps=about.step if about else (steps if exported else None),
             weights_told=_WEIGHTS[about.weights] if about else _NOT_RECORDED,
-            mid_told=_mid_told(plan, about),
+            form_told=_form_told(plan, about),
             prompt=str(next(iter(settings["samples"]["prompts"]), "")),
             guidance=folder_guidance(folder.student),
             fp16=bool(about and about.export.get("fp16")),
             single_file=_single_file(folder, about),
             checkpoint=wishes.checkpoint,
-            drawing=drawing(whole, plan),
+            drawing=plans.drawn(whole, plan),
             dropped=_dropped(whole, plan),
             costs=[*cost_rows(*costs), *times],
             machine=machine,
             results=[result_table(models) for models in results],
             training=_training(settings, content["bksdm"]["data"], steps),
-            starts=[_start(each) for each in folder.starts()],
+            starts=[start_line(each) for each in folder.starts()],
             limits=_SHAPES_LIMITS if shapes else _LIMITS,
         )
     )
@@ -126,21 +149,24 @@ def _named(teacher: TeacherSource) -> str:
 
 
 def _costs(
-    folder: RunFolder, teacher: TeacherSource, whole: Mapping[str, Any], plan: BlockPlan
+    folder: RunFolder, teacher: TeacherSource, whole: Mapping[str, Any], plan: Plan
 ) -> tuple[Cost, Cost]:
     """Of one U-Net call: the teacher's, and the student's as it lies in the folder."""
     tokens = text_tokens(teacher)
-    config = folder.student / "unet" / "config.json"
-    if config.is_file():
-        small = UNet2DConditionModel.load_config(config)
+    if (folder.student / "unet" / "config.json").is_file():
+        small = hollow_unet(folder.student / "unet", narrow_plan(folder.student))
     else:
         with torch.device("meta"):
-            small = dict(empty_student(whole, plan).config)
-    return unet_cost(whole, tokens=tokens), unet_cost(small, tokens=tokens)
+            small = plans.empty(whole, plan)
+    return unet_cost(whole, tokens=tokens), unet_module_cost(small, tokens=tokens).total
 
 
 def _summary(
-    teacher: TeacherSource, costs: tuple[Cost, Cost], settings: Mapping[str, Any], steps: int
+    teacher: TeacherSource,
+    plan: Plan,
+    costs: tuple[Cost, Cost],
+    settings: Mapping[str, Any],
+    steps: int,
 ) -> str:
     method = settings["method"]
     weights = {name: value for name, value in method["weights"].items() if name != "_target_"}
@@ -153,15 +179,17 @@ def _summary(
         else f"was trained for {steps:,} steps on the data alone, without distillation"
     )
     before, after = (cost.parameters for cost in costs)
+    removed = _REMOVED[type(plan)].format(began, learnt)
     return (
         f"A small text-to-image model: the U-Net of {_named(teacher)} with"
         f" {after / 1e6:.4g} M instead of {before / 1e6:.4g} M parameters"
-        f" ({100 * (after / before - 1):+.1f} %). Whole blocks were removed; the rest {began}, and"
-        f" {learnt} ([BK-SDM](https://arxiv.org/abs/2305.15798)), with bksdm."
+        f" ({100 * (after / before - 1):+.1f} %). {removed}, with bksdm."
     )
 
 
-def _mid_told(plan: BlockPlan, about: About | None) -> str:
+def _form_told(plan: Plan, about: About | None) -> str:
+    if isinstance(plan, WidthPlan):
+        return _EXPERT_TOLD + _MASKED_TOLD * bool(about and about.export.get("masked"))
     if plan.mid:
         return ""
     if about is not None and about.export.get("identity_mid"):
@@ -177,11 +205,11 @@ def _single_file(folder: RunFolder, about: About | None) -> str | None:
     return name if about is not None and about.export.get("single_file") else None
 
 
-def _dropped(whole: Mapping[str, Any], plan: BlockPlan) -> str:
+def _dropped(whole: Mapping[str, Any], plan: Plan) -> str:
     with torch.device("meta"):
         teacher = UNet2DConditionModel.from_config(dict(whole))
-        student = empty_student(whole, plan)
-    names = dropped_modules(teacher, weight_map(teacher, student, plan=plan, config=whole))
+        student = plans.empty(whole, plan)
+    names = dropped_modules(teacher, plans.weight_map(teacher, student, whole, plan))
     return ", ".join(f"`{name}`" for name in names) or "nothing"
 
 
@@ -202,6 +230,8 @@ def _results(folder: RunFolder, wishes: CardWishes) -> list[list[ModelResult]]:
 def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) -> str:
     shards = data["training"]["shards"].values()
     samples = sum(int(each.split()[1]) for each in shards)
+    chosen = data["order"].get("selection")
+    of = f"{chosen} of {samples:,}" if chosen else f"{samples:,}"
     weights = ", ".join(
         f"{name} {value:g}"
         for name, value in settings["method"]["weights"].items()
@@ -209,15 +239,8 @@ def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) 
     )
     return (
         f"{steps:,} optimiser steps at batch {settings['data']['global_batch']} over"
-        f" {samples:,} captioned pictures in {len(shards)} shards (index"
+        f" {of} captioned pictures in {len(shards)} shards (index"
         f" `{data['training']['hash']}`), seed {settings['seed']}, weights of the losses:"
         f" {weights}; learning rate {settings['optimizer']['lr']:g}, caption dropout"
         f" {settings['data']['caption_dropout']:g}."
     )
-
-
-def _start(start: Mapping[str, Any]) -> str:
-    commit = start.get("commit")
-    at = f"commit {commit}" if commit else f"version {start['versions']['bksdm']}"
-    command = " ".join(str(start["command"]).split())
-    return f"{command}    # from step {start['step']}, {at}, {start['date'][:10]}"

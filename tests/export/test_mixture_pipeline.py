@@ -34,7 +34,7 @@ def mixture(stock: StableDiffusionPipeline, *, in_memory: int = 2) -> MixturePip
     unet = MixtureUnet(stock.unet.config, lambda number: each[number], in_memory=in_memory)
     pipeline = MixturePipeline(**{**stock.components, "unet": unet}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.of_experts(by_colour, weights="abc")
+    return pipeline.of_experts(by_colour, weights="abc", shapes=list)
 
 
 def drawn(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -6,8 +6,9 @@ from bksdm.errors import InputError
 from bksdm.models.cost import parameter_count
 from bksdm.surgery.narrow import fill_masked, masked, narrow
 from bksdm.surgery.plans import cut, empty, from_json
+from bksdm.surgery.scores import magnitudes
 from bksdm.surgery.sites import Sites, prunable_sites
-from bksdm.surgery.width import WidthPlan, gates_of, plan_of
+from bksdm.surgery.width import WidthPlan, aligned, gates_of, plan_of
 from tests.conftest import WIDTH, tiny_unet
 from tests.golden import SD1, SD2
 
@@ -157,3 +158,32 @@ def test_other_unets_are_refused() -> None:
     )
     with pytest.raises(InputError, match="resnet_time_scale_shift"):
         prunable_sites(unet)
+
+
+def test_aligned_channels_are_multiples_of_eight() -> None:
+    unet = lively("sd1")
+    sites = prunable_sites(unet)
+    plan = aligned(some_plan(sites), sites, 8)
+    for site in sites.width:
+        units = plan.kept.get(site.name, tuple(range(site.units)))
+        assert len(units) == site.units or len(units) * site.size % 8 == 0
+        assert set(some_plan(sites).kept.get(site.name, ())) <= set(units)
+
+
+def test_magnitudes_are_of_the_weights_that_go_with_a_unit() -> None:
+    unet = lively("sd2")
+    sites = prunable_sites(unet)
+    site = next(site for site in sites.width if site.kind == "resnet")
+    block = unet.get_submodule(site.name)
+    rows = slice(site.size, 2 * site.size)
+    with torch.no_grad():
+        for weight in (block.conv1.weight, block.time_emb_proj.weight, block.norm2.weight):
+            weight[rows] *= 3
+        block.conv2.weight[:, rows] *= 3
+        heads = next(site for site in sites.width if site.kind == "heads" and site.units > 1)
+        inner = unet.get_submodule(heads.name)
+        inner.to_q.weight[: heads.size] *= 0.5
+    scores = magnitudes(unet, sites)
+    assert scores[sites.slices[site.name]].argmax() == 1
+    assert scores[sites.slices[heads.name]].argmin() == 0
+    torch.testing.assert_close(scores[sites.slices[site.name]].square().mean(), torch.tensor(1.0))

@@ -4,31 +4,39 @@ Counted on the meta device from configs, so it needs no weights. Knows how diffu
 sample. Knows nothing of time: see `latency`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-from diffusers import SchedulerMixin, StableDiffusionPipeline
+from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 
 from bksdm.errors import InputError
+from bksdm.export.mixture_pipeline import MixturePipeline
 from bksdm.models.cost import (
     Cost,
     UnetCost,
     text_encoder_cost,
     unet_cost_by_stage,
+    unet_module_cost,
     vae_decoder_cost,
 )
 
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """What decides the cost of an image: three configs, and how it is sampled."""
+    """What decides the cost of an image: three configs, and how it is sampled.
+
+    Attributes:
+        networks: U-Nets as they are, where they may be narrower than their config says, each with
+            its share of the images: one, or a mixture's experts; none: as the config says.
+    """
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     scheduler: SchedulerMixin
+    networks: Sequence[tuple[float, UNet2DConditionModel]] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,27 @@ def parts_of_configs(parts: Mapping[str, Mapping[str, Any]]) -> PipelineParts:
 def parts_of_pipeline(pipeline: StableDiffusionPipeline) -> PipelineParts:
     """The same of a loaded pipeline."""
     text = pipeline.text_encoder.config.to_dict()
-    return PipelineParts(pipeline.unet.config, pipeline.vae.config, text, pipeline.scheduler)
+    unet, mixture = pipeline.unet, isinstance(pipeline, MixturePipeline)
+    networks = pipeline.shapes() if mixture else [(1.0, unet)]
+    return PipelineParts(unet.config, pipeline.vae.config, text, pipeline.scheduler, networks)
+
+
+def expected_unet_cost(
+    networks: Sequence[tuple[float, UNet2DConditionModel]], side: int, *, tokens: int
+) -> UnetCost:
+    """The mean over the images, each of which one of the networks makes; parameters, too, are of
+    the one that does.
+    """
+    costs = [(share, unet_module_cost(unet, side, tokens=tokens)) for share, unet in networks]
+    if len(costs) == 1:
+        return costs[0][1]
+
+    def mean(of: Callable[[UnetCost], Cost]) -> Cost:
+        names = ("parameters", "macs", "macs_published")
+        return Cost(*[round(sum(s * getattr(of(c), name) for s, c in costs)) for name in names])
+
+    stages = {name: mean(lambda cost, name=name: cost.stages[name]) for name in costs[0][1].stages}  # type: ignore[misc]
+    return UnetCost(mean(lambda cost: cost.total), stages)
 
 
 def unet_calls(scheduler: SchedulerMixin, steps: int) -> int:
@@ -106,7 +134,11 @@ def image_cost(
     factor = 2 ** (len(parts.vae["block_out_channels"]) - 1)
     side = size // factor if size else parts.unet["sample_size"]
     text = text_encoder_cost(parts.text_encoder)
-    unet = unet_cost_by_stage(parts.unet, side, tokens=tokens)
+    unet = (
+        expected_unet_cost(parts.networks, side, tokens=tokens)
+        if parts.networks
+        else unet_cost_by_stage(parts.unet, side, tokens=tokens)
+    )
     decoder = vae_decoder_cost(parts.vae, side)
     calls, rows = unet_calls(parts.scheduler, steps), guided_rows(parts.unet, guidance)
     times = ((text, rows), (unet.total, rows * calls), (decoder, 1))

@@ -26,6 +26,7 @@ from bksdm.evaluation.cost.timing import (
 from bksdm.evaluation.generate import Sampling, generate
 from bksdm.evaluation.prompts import from_texts
 from bksdm.expected import count
+from bksdm.export.mixture_unet import MixtureUnet
 
 WARM_UP_STEPS: Final = 4  # of an image's: every shape and kernel comes in the first steps
 UNET_ROWS: Final = (1, 2)  # one image without guidance, and with it
@@ -146,14 +147,14 @@ def _timed_unets(
 ) -> Mapping[str, Measured]:
     calls = {
         name: unet_call(
-            p.unet,
+            timed_unet(p),
             rows=rows,
             tokens=p.tokenizer.model_max_length,
             size=sampling.pixels(p) // p.vae_scale_factor,
         )
         for name, p in pipelines.items()
     }
-    weights = {name: weight_bytes(p.unet) for name, p in pipelines.items()}
+    weights = {name: weight_bytes(timed_unet(p)) for name, p in pipelines.items()}
     return watch.measured(calls, rounds=settings.repeats, batch=rows, weights=weights)
 
 
@@ -172,9 +173,18 @@ def _timed_images(
         rounds=settings.image_repeats,
         batch=batch,
         weights={
-            name: weight_bytes(p.text_encoder, p.unet, p.vae) for name, p in pipelines.items()
+            name: weight_bytes(p.text_encoder, timed_unet(p), p.vae)
+            for name, p in pipelines.items()
         },
     )
+
+
+def timed_unet(pipeline: StableDiffusionPipeline) -> UNet2DConditionModel:
+    """The U-Net of which a call is timed: of a mixture the expert whose MACs are the nearest to the
+    mean over its prompts.
+    """
+    unet = pipeline.unet
+    return unet.expert(unet.typical) if isinstance(unet, MixtureUnet) else unet
 
 
 def unet_call(
