@@ -107,3 +107,13 @@ def test_a_router_comes_back_from_its_files(router: Router, tmp_path: Path) -> N
         read_router(tmp_path)
     with pytest.raises(InputError, match=r"no router\.json; expected the folder `router` of a run"):
         read_router(tmp_path / "nowhere")
+
+
+def test_codes_begin_as_equal_parts_of_what_the_predictor_gives(router: Router) -> None:
+    centres = 3 * torch.randn(4, router.sites.gates, generator=torch.Generator().manual_seed(5)) - 3
+    noise = torch.randn(32, router.sites.gates, generator=torch.Generator().manual_seed(6))
+    logits = centres.repeat_interleave(8, 0) + 0.1 * noise
+    router.seed_codes(logits, Sinkhorn())
+    nearest = torch.cdist(centres, router.codes).min(1)
+    assert sorted(nearest.indices.tolist()) == [0, 1, 2, 3]
+    assert torch.allclose(router.codes[nearest.indices], centres, atol=0.3)
