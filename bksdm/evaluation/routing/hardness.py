@@ -162,9 +162,8 @@ def _rank_correlation(
     first, second = (side - side.mean(axis, keepdims=True) for side in ranks)
     length = np.sqrt((first**2).sum(axis) * (second**2).sum(axis))
     # A resample in which one side is the same for all says nothing.
-    return np.divide(
-        (first * second).sum(axis), length, out=np.zeros_like(length), where=length > 0
-    )
+    correlation: NDArray[np.float64] = (first * second).sum(axis) / np.where(length, length, 1)
+    return correlation
 
 
 def kinds(
