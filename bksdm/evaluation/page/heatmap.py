@@ -158,7 +158,7 @@ def _legend(svg: ET.Element, *, top: float) -> None:
     for number, share in enumerate(_LEGEND):
         left = _LABELS - 32 + number * 50
         _cell(svg, left, top, 16, share, "")
-        _text(svg, left + 19, top + 10, f"{share:.0%}" if share else "gone", "key")
+        _text(svg, left + 19, top + 10, f"{share:.0%}" if share else "gone", "amount")
 
 
 def _cell(svg: ET.Element, x: float, y: float, width: float, share: float, said: str) -> None:

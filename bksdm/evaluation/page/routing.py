@@ -112,7 +112,7 @@ def _part(analysis: Analysis, model: Model | None, name: str, place: int) -> Rou
     taken = sum(each.prompts > 0 for each in analysis.experts)
     summary = (
         f"{taken} experts; on average over the training prompts {percent(analysis.mean)} of the"
-        f" teacher's {short(analysis.teacher['macs'])}MACs a call, target"
+        f" teacher's {short(analysis.teacher['macs'])} MACs a call, target"
         f" {percent(analysis.target)}."
     )
     hard = analysis.hardness

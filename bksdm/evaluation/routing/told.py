@@ -40,9 +40,7 @@ def correlation(hardness: Hardness) -> str:
         return f"Harder prompts get larger experts {numbers}, over {of}."
     if found.high < 0:
         return f"Harder prompts get smaller experts {numbers}, over {of}."
-    return (
-        f"Harder prompts get neither larger nor smaller experts for certain {numbers}, over {of}."
-    )
+    return f"Whether harder prompts get larger experts is open {numbers}, over {of}."
 
 
 def drift(found: Drift) -> str:
