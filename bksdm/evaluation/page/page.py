@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -69,6 +70,8 @@ def page(
     """
     models = models_of(sources)
     order = list(models.values())
+    routings = routing_parts(sources, models, runs)
+    alone = [Path(part.name).name for part in routings if part.model is None]
     script = Markup(_file("page.js"))
     environment = Environment(
         loader=PackageLoader(_PACKAGE, ""),
@@ -78,12 +81,12 @@ def page(
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        title=title or ", ".join(filter(None, [_title(order), *(run.name for run in runs)])),
+        title=title or ", ".join(filter(None, [_title(order), *alone])),
         models=order,
         protocols=[_part(each, models) for each in by_protocol(sources, models)],
         curves=training_plots(sources, models),
         drawings=_drawings(sources, models),
-        routings=routing_parts(sources, models, runs),
+        routings=routings,
         style=Markup(_file("page.css")),
         script=script,
         script_hash=_hash(script),

@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-SMOOTHING: Final = 20.0  # prompts like all others that are added to an expert's
+SMOOTHING: Final = 10.0  # prompts with a word that are added to those found, and to those expected
 LEAST: Final = 20  # prompts that have a word; of rarer ones a lift says nothing
+_TELLING: Final = 1.05  # what lies nearer to 1 tells nothing apart
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}-][^\W\d_]+)*")
 
 
@@ -19,7 +20,7 @@ class Word:
 
     Attributes:
         word: in lower case.
-        lift: P(word | expert) / P(word), smoothed towards 1.
+        lift: P(word | expert) / P(word), the rarer the word, the more drawn to 1.
         share: of the expert's prompts that have it, 0 to 1.
     """
 
@@ -33,8 +34,8 @@ class Words:
     """What tells an expert's prompts from others.
 
     Attributes:
-        most: words of a lift above 1, the highest first.
-        fewest: words of a lift below 1, the lowest first.
+        most: words of a lift well above 1, the highest first.
+        fewest: words of a lift well below 1, the lowest first.
     """
 
     most: tuple[Word, ...] = ()
@@ -93,11 +94,11 @@ def _words(
 ) -> Words:
     own, found = float(prompts[expert]), []
     for word in common:
-        general = float(table[word].sum()) / float(prompts.sum())
+        expected = float(table[word].sum()) * own / float(prompts.sum())
         having = float(table[word][expert])
-        lift = (having + SMOOTHING * general) / (own + SMOOTHING) / general
+        lift = (having + SMOOTHING) / (expected + SMOOTHING)
         found.append(Word(word=word, lift=lift, share=having / own))
     found.sort(key=lambda each: -each.lift)  # stable: words of one lift by the alphabet
-    most = tuple(each for each in found[:top] if each.lift > 1)
-    fewest = tuple(each for each in found[: -top - 1 : -1] if each.lift < 1)
+    most = tuple(each for each in found[:top] if each.lift >= _TELLING)
+    fewest = tuple(each for each in found[: -top - 1 : -1] if each.lift <= 1 / _TELLING)
     return Words(most=most, fewest=fewest)
