@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from bksdm import expected
 from bksdm.cli.analysing import analyse
+from bksdm.cli.choosing import choose
 from bksdm.cli.config import built, plain
 from bksdm.cli.routed import Routed, write_routed
 from bksdm.cli.running import Parts, Run, made_of, running, trained
@@ -38,6 +39,8 @@ _TO_STANDARDISE: Final = 4096  # captions whose embeddings are looked at
 
 def run(config: DictConfig) -> int:
     """Train router and codes, then route the captions; each part is skipped if it is done."""
+    if "worth" in config.method:
+        return choose(config)
     if "experts" not in config.method:
         raise InputError("method: that trains a student; use `bksdm train`, or method=aptp")
     built(config.method, RoutingSettings)
@@ -108,7 +111,7 @@ def _parts(run: Run, teacher: Teacher) -> tuple[Parts, Captions]:
         tokens=teacher.tokenizer.model_max_length,
         counting=settings.counting,
     )
-    check_target(settings, budget)
+    check_target(settings.target, budget)
     captions = data.captions()
     if settings.experts > len(captions.texts):
         raise InputError(

@@ -116,3 +116,15 @@ def _filled(
             gates[code, unit] = 1
             slack -= cost
     return gates
+
+
+def ranked_gates(scores: Tensor, budget: Budget, *, target: float) -> Tensor:
+    """(D,) of 0 and 1 of one architecture that keeps the units of the highest scores (units,), and
+    all modules, at as nearly `target` MACs as a unit allows.
+
+    Raises:
+        ValueError: not even one unit a site is as cheap.
+    """
+    whole = torch.full((len(budget.sites.depth),), torch.inf)
+    margins = torch.cat([scores.double().cpu(), whole.double()])[None]
+    return fitted_gates(margins, torch.ones(1), budget, target=target)[0]

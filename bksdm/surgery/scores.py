@@ -1,5 +1,8 @@
 """What each unit of a U-Net's width sites is worth, for plans that are made without training."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -30,3 +33,31 @@ def magnitudes(unet: UNet2DConditionModel, sites: Sites) -> Tensor:
         found = torch.stack([torch.as_tensor(square) for square in squares]).cpu()
         scores[sites.slices[site.name]] = (found / found.mean()).sqrt().float()
     return scores
+
+
+class Worth(ABC):
+    """How units are ranked."""
+
+    @abstractmethod
+    def scores(self, unet: UNet2DConditionModel, sites: Sites, *, seed: int) -> Tensor:
+        """(units,), the higher the later a unit goes."""
+
+
+@dataclass(frozen=True)
+class Magnitude(Worth):
+    """By `magnitudes`."""
+
+    def scores(self, unet: UNet2DConditionModel, sites: Sites, *, seed: int) -> Tensor:
+        """See `Worth`; the seed makes no difference."""
+        del seed
+        return magnitudes(unet, sites)
+
+
+@dataclass(frozen=True)
+class Chance(Worth):
+    """At random: what any other ranking has to beat."""
+
+    def scores(self, unet: UNet2DConditionModel, sites: Sites, *, seed: int) -> Tensor:
+        """See `Worth`."""
+        del unet
+        return torch.rand(sites.units, generator=torch.Generator().manual_seed(seed))

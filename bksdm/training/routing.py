@@ -131,7 +131,9 @@ class Routing(StepModule):
             drawn = gumbel(tuple(router.codes.shape), rng)  # the same in all processes
             codes = router.gates(router.codes, noise=self._noise(drawn))
         similarity = similarities(routed, codes if settings.noisy_routing else clean, sites)
-        assigned = settings.sinkhorn.shares(similarity, summed=summed).argmax(1)
+        transport = settings.sinkhorn
+        shares = similarity if transport is None else transport.shares(similarity, summed=summed)
+        assigned = shares.argmax(1)
         chosen = self._chosen(assigned, similarity)
         hard = chosen @ hardened(codes, sites)
         return Decided(hard if settings.hard else chosen @ codes, hard, routed)

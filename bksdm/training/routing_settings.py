@@ -10,6 +10,7 @@ from bksdm.gates.budget import COUNTINGS, Budget, Counting
 from bksdm.gates.relax import Relaxation
 from bksdm.gates.router import Sinkhorn
 from bksdm.losses.routing import RoutingWeights
+from bksdm.surgery.scores import Worth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class RoutingSettings:
         min_snr_gamma: Min-SNR weighting of the denoising term; None switches it off.
         gradient_clip: global gradient norm; null clips nothing.
         relaxation: of logits.
-        sinkhorn: of the routing in training.
+        sinkhorn: of the routing in training, which gives codes equal shares of each batch; None:
+            each prompt goes to its nearest code.
         weights: of the terms.
     """
 
@@ -57,7 +59,7 @@ class RoutingSettings:
     min_snr_gamma: float | None = 5.0
     gradient_clip: float | None = None
     relaxation: Relaxation = Relaxation()  # noqa: RUF009 - frozen
-    sinkhorn: Sinkhorn = Sinkhorn()  # noqa: RUF009 - frozen
+    sinkhorn: Sinkhorn | None = Sinkhorn()  # noqa: RUF009 - frozen
     weights: RoutingWeights = field(default_factory=RoutingWeights)
 
     def __post_init__(self) -> None:
@@ -77,15 +79,31 @@ class RoutingSettings:
         return math.ceil(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
 
 
-def check_target(settings: RoutingSettings, budget: Budget) -> None:
-    """Refuse a target that no code can meet.
+@dataclass(frozen=True, kw_only=True)
+class ChosenSettings:
+    """One architecture that is made without training: units by what they are worth.
+
+    Attributes:
+        target: p, the share of the U-Net's MACs that it costs; all modules stay.
+        worth: how units are ranked.
+    """
+
+    target: float
+    worth: Worth
+
+    def __post_init__(self) -> None:
+        expected.number("method.target", self.target, above=0, most=1)
+
+
+def check_target(target: float, budget: Budget, *, depth: bool = True) -> None:
+    """Refuse a target that no architecture can meet; with `depth` modules may go, too.
 
     Raises:
         InputError: says which can be met.
     """
-    least = budget.least() / budget.total
-    if settings.target < least:
+    least = budget.least(depth=depth) / budget.total
+    if target < least:
         raise InputError(
-            f"method.target={settings.target:g}: expected {math.ceil(1000 * least) / 1000:g} to 1"
+            f"method.target={target:g}: expected {math.ceil(1000 * least) / 1000:g} to 1"
             " of the U-Net's MACs; at least a unit of each layer stays"
         )

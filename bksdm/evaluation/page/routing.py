@@ -13,7 +13,7 @@ from bksdm.evaluation.routing import told
 from bksdm.evaluation.routing.analysis import Analysis, ExpertAnalysis, analysis_of, read_analysis
 from bksdm.evaluation.routing.hardness import RatedPrompt
 from bksdm.evaluation.routing.words import Word
-from bksdm.export.mixture_folder import ANALYSIS
+from bksdm.export.mixture_folder import ANALYSIS, ROUTER
 
 _ROUTED = "routing.json"  # of a run of `bksdm route`
 _SHOWN = 6  # words of an expert
@@ -69,7 +69,7 @@ def routing_runs(names: Sequence[str]) -> tuple[list[RoutingRun], list[str]]:
     runs, others = [], []
     for name in names:
         folder = Path(name).expanduser()
-        if (folder / _ROUTED).is_file():
+        if (folder / _ROUTED).is_file() and (folder / ROUTER).is_dir():
             runs.append(RoutingRun(name, read_analysis(folder / ANALYSIS)))
         else:
             others.append(name)
