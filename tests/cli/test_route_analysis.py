@@ -14,8 +14,16 @@ Cli = Callable[..., int]
 @pytest.fixture
 def arguments(tiny_run: list[str]) -> list[str]:
     kept = [each for each in tiny_run[1:] if not each.startswith(("samples.", "export."))]
-    return [*kept, "name=way", "method=aptp", "method.experts=2", "method.target=0.7",
-            "trainer.max_steps=2", "checkpoint.keep_every_n_steps=1"]  # fmt: skip
+    return [
+        *kept,
+        "name=way",
+        "experiment=route_shapes",
+        "encoder=teacher_text",
+        "method.experts=2",
+        "method.target=0.7",
+        "trainer.max_steps=2",
+        "checkpoint.keep_every_n_steps=1",
+    ]
 
 
 def test_a_route_is_analysed_and_reported(
