@@ -41,7 +41,7 @@ def run(config: DictConfig) -> int:
     """Train router and codes, then route the captions; each part is skipped if it is done."""
     if "worth" in config.method:
         return choose(config)
-    if "experts" not in config.method:
+    if "_target_" not in config.method:  # what a student is trained with is no object
         raise InputError("method: that trains a student; use `bksdm train`, or method=aptp")
     built(config.method, RoutingSettings)
     expected.switch("analysis", config.analysis)

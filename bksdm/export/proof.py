@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bksdm.errors import InputError
 from bksdm.export import stranger
+from bksdm.models.source import plain_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def prove(claims: Sequence[Claim], scratch: Path) -> None:
     jobs = [claim.job(out) for claim, out in zip(claims, outs, strict=True)]
     configs = _answers({"jobs": jobs, "threads": torch.get_num_threads()})
     for claim, out, config in zip(claims, outs, configs, strict=True):
-        if config != _plain(claim.config):
+        if config != plain_config(claim.config):
             raise RuntimeError(f"{claim.name}: the exported U-Net has another config")
         drawn = np.load(out)
         if not np.array_equal(drawn, claim.expected):
@@ -100,9 +101,3 @@ def _answers(given: dict[str, Any]) -> list[dict[str, Any]]:
         raise RuntimeError(f"stock diffusers does not load the export: {' '.join(last)}")
     answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return answers
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: value for name, value in config.items() if not name.startswith("_")}
-    plain: dict[str, Any] = json.loads(json.dumps(known))
-    return plain

@@ -119,6 +119,7 @@ def export_pruned(
             ],
             license=license,
             guidance=guidance,
+            narrow=narrow is not None,
         )
         (temporary / "README.md").write_text(pruned_card_text(card))
         open_all_to_others(temporary)

@@ -62,6 +62,7 @@ class PrunedCard:
         rows: of the pruned components.
         license: of the unpruned model; None where it is not known.
         guidance: that suits it; None where it is not known.
+        narrow: whether its U-Net is.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PrunedCard:
     rows: Sequence[Space]
     license: License | None = None
     guidance: float | None = None
+    narrow: bool = False
 
 
 def space(part: ComponentSparsity, network: nn.Module, dtype: torch.dtype) -> Space:
@@ -97,7 +99,7 @@ def pruned_card_text(card: PrunedCard) -> str:
         license=card.license.id if card.license else None,
         license_name=card.license.name if card.license else None,
         license_link=card.license.link if card.license else None,
-        library_name="diffusers" if card.format == "dense" else "bksdm",
+        library_name="diffusers" if card.format == "dense" and not card.narrow else "bksdm",
         pipeline_tag=TASK,
         tags=list(_TAGS),
         model_name=card.name,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
@@ -61,4 +61,14 @@ def recount(plan: SparsityPlan, networks: Mapping[str, nn.Module]) -> SparsityPl
     """The plan of networks as they are now, by component; their tensors have the plan's names."""
     return SparsityPlan(
         components=tuple(recounted(part, networks[part.component]) for part in plan.components)
+    )
+
+
+def nonzero(plan: SparsityPlan | None, unet: nn.Module) -> dict[str, Tensor]:
+    """By tensor of a pruned U-Net, where it is not zero (bool, its shape); tensors without a zero
+    are left out.
+    """
+    part, weights = plan and plan.of("unet"), unet.state_dict()
+    return (
+        {each.name: weights[each.name] != 0 for each in part.tensors if each.zeros} if part else {}
     )

@@ -20,6 +20,7 @@ from bksdm.gates.relax import Relaxation
 from bksdm.surgery.sites import Sites
 
 Summed = Callable[[Tensor], Tensor]
+_ROUNDS: Final = 5
 _ROWS: Final = 4096  # routed at once: their gates take 50 MB at the size of Stable Diffusion 2
 
 
@@ -84,6 +85,23 @@ class Router(nn.Module):
     def gates(self, logits: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """Relaxed gates (B, D); see `Relaxation.relaxed`."""
         return self.relaxation.relaxed(logits, self.sites, noise=noise)
+
+    @torch.no_grad()
+    def seed_codes(self, logits: Tensor, sinkhorn: "Sinkhorn") -> None:
+        """Begin the codes as equal parts of what the predictor gives some prompts, (B, D): a few
+        rounds of k-means from the prompts that are the least alike.
+        """
+        own = signatures(self.gates(logits), self.sites)
+        chosen = [int((own @ own.mean(0)).argmax())]
+        while len(chosen) < self.experts:
+            chosen.append(int((own @ own[chosen].T).amax(1).argmin()))
+        codes = logits[chosen].clone()
+        for _ in range(_ROUNDS):
+            similarity = own @ signatures(self.gates(codes), self.sites).T
+            of = sinkhorn.shares(similarity).argmax(1)
+            for code in set(of.tolist()):
+                codes[code] = logits[of == code].mean(0)
+        self.codes.copy_(codes)
 
     @torch.no_grad()
     def scores(self, embeddings: Tensor) -> Tensor:

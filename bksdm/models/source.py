@@ -117,6 +117,13 @@ def architecture(source: TeacherSource) -> dict[str, dict[str, Any]]:
     return parts | {"unet": _filled(parts["unet"])}
 
 
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without versions and paths, and tuples as JSON has them."""
+    known = {name: value for name, value in config.items() if not name.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(known))
+    return plain
+
+
 def _read_config(source: TeacherSource, part: str, name: str = "config.json") -> dict[str, Any]:
     folder = Path(source.location)
     local = source.path.startswith((EMBEDDED, ".", "/", "~")) or folder.is_dir()

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 from diffusers import UNet2DConditionModel
 
-from bksdm.surgery.sites import DepthSite, Kind, Sites, WidthSite, prunable_sites
+from bksdm.surgery.sites import Kind, Sites, WidthSite, prunable_sites
 from bksdm.surgery.width import WidthPlan, check
 
 _WORDS: Final[Mapping[Kind, str]] = {
@@ -64,7 +64,29 @@ def stage_shares(config: Mapping[str, Any], plan: WidthPlan) -> list[StageShare]
     return [_share(stage, sites, plan) for stage in stages]
 
 
-def stage_of(site: WidthSite | DepthSite) -> str:
+def module_shares(config: Mapping[str, Any], plan: WidthPlan) -> dict[str, float]:
+    """By name of a resnet or transformer the share of its units that stay, in [0, 1].
+
+    Raises:
+        InputError: the plan is not one for a teacher with this config.
+    """
+    sites = sites_of_config(config)
+    check(plan, sites)
+    inside: dict[str, list[WidthSite]] = {}
+    for site in sites.width:
+        inside.setdefault(module_of(site), []).append(site)
+    return {
+        name: sum(kept_units(site, plan) for site in own) / sum(site.units for site in own)
+        for name, own in inside.items()
+    }
+
+
+def module_of(site: WidthSite) -> str:
+    """The resnet or transformer that a site lies in."""
+    return ".".join(site.name.split(".")[: stage_of(site).count(".") + 3])
+
+
+def stage_of(site: WidthSite) -> str:
     """The block that a site lies in."""
     first, second, *_ = site.name.split(".")
     return first if first == "mid_block" else f"{first}.{second}"
@@ -79,7 +101,7 @@ def _share(stage: str, sites: Sites, plan: WidthPlan) -> StageShare:
         )
         for kind in dict.fromkeys(site.kind for site in own)
     }
-    modules = {".".join(site.name.split(".")[: stage.count(".") + 3]) for site in own}
+    modules = {module_of(site) for site in own}
     return StageShare(stage, units, sum(name in modules for name in plan.dropped), len(modules))
 
 

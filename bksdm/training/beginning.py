@@ -19,7 +19,8 @@ from transformers import CLIPTextModel
 from bksdm.errors import InputError
 from bksdm.export.narrow import narrow_plan
 from bksdm.export.pipeline import load_pipeline
-from bksdm.export.sparse import folder_sparsity, recounted
+from bksdm.export.sparse import folder_sparsity, nonzero, recounted
+from bksdm.models.source import plain_config
 from bksdm.models.teacher import Teacher, weights_hash
 from bksdm.surgery import plans
 from bksdm.surgery.plans import Plan
@@ -94,7 +95,7 @@ class Ancestor:
                 f"method.init={self.name}: its U-Net is narrow, cut to another plan than the"
                 " student's; expected the folder of this plan's expert, or of a whole teacher"
             )
-        if _plain(self.unet) == _plain(teacher):
+        if plain_config(self.unet) == plain_config(teacher):
             return partial(plans.teacher_name, plan=plan, config=teacher)
         raise InputError(
             f"method.init={self.name}: its U-Net has another shape ({_shape(self.unet)}); expected"
@@ -106,7 +107,7 @@ class Ancestor:
         """True if it has the student's shape already."""
         narrow = plan if isinstance(plan, WidthPlan) else None
         wanted = plans.student_config(teacher, plan)
-        return self.narrow == narrow and _plain(self.unet) == _plain(wanted)
+        return self.narrow == narrow and plain_config(self.unet) == plain_config(wanted)
 
     def student(self, teacher: Config, plan: Plan) -> UNet2DConditionModel:
         """Its U-Net as the student: as it is, or cut; see `origin`.
@@ -136,7 +137,7 @@ class Ancestor:
             unet=unet,
             text_encoder=text,
             sparsity=sparsity,
-            masks=_masks(sparsity, unet),
+            masks=nonzero(sparsity, unet),
             identity={
                 "path": self.name,
                 "unet": weights_hash(unet),
@@ -240,20 +241,6 @@ def _recounted(
         parts.append(recounted(part, network, origin=origin))
     kept = tuple(part for part in parts if part.tensors)
     return SparsityPlan(components=kept) if kept else None
-
-
-def _masks(plan: SparsityPlan | None, unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    part, weights = plan and plan.of("unet"), unet.state_dict()
-    return (
-        {each.name: weights[each.name] != 0 for each in part.tensors if each.zeros} if part else {}
-    )
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """Without versions and paths, and tuples as JSON has them."""
-    known = {name: value for name, value in config.items() if not name.startswith("_")}
-    plain: dict[str, Any] = json.loads(json.dumps(known))
-    return plain
 
 
 def _shape(config: Config) -> str:

@@ -1,7 +1,7 @@
 """The tables of a model card, from what was counted and measured."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from bksdm.evaluation.report import number, score_cell, unet_call, verdicts
 from bksdm.evaluation.results import ModelResult
@@ -66,3 +66,11 @@ def result_table(models: Sequence[ModelResult]) -> ResultTable:
             if score.value == score.value  # not NaN
         ),
     )
+
+
+def start_line(start: Mapping[str, Any]) -> str:
+    """The command of a start, and with what it was run."""
+    commit = start.get("commit")
+    at = f"commit {commit}" if commit else f"version {start['versions']['bksdm']}"
+    command = " ".join(str(start["command"]).split())
+    return f"{command}    # from step {start['step']}, {at}, {start['date'][:10]}"

@@ -15,7 +15,7 @@ from bksdm.errors import InputError
 from bksdm.gates.attach import gated
 from bksdm.gates.budget import Budget
 from bksdm.gates.relax import gumbel, gumbel_of, hardened
-from bksdm.gates.router import Router, linked, signatures, similarities
+from bksdm.gates.router import Router, Sinkhorn, linked, signatures, similarities
 from bksdm.losses.routing import RoutingTerms, routing_terms
 from bksdm.models.cost import unet_cost
 from bksdm.models.encoder import Encoder
@@ -149,6 +149,17 @@ class Routing(StepModule):
             hard = hardened(router.gates(router.codes), router.sites)[router.route(embeddings)]
         return Decided(hard, hard, own)
 
+    @torch.no_grad()
+    def seed_codes(self, batch: TextImageBatch) -> None:
+        """Once, when the warm-up is over: of all processes' prompts, so that codes are the same in
+        each (see `Router.seed_codes`).
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            embeddings = self.encoder.embed(batch.captions).to(self.device)
+            self.router.seed_codes(
+                gathered(self.router(embeddings)), self.settings.sinkhorn or Sinkhorn()
+            )
+
     def _noise(self, drawn: Tensor) -> Tensor:
         return sent(drawn, self.device)
 
@@ -188,8 +199,11 @@ class Routing(StepModule):
 
     def training_step(self, batch: TextImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """One micro-batch: the loss to minimise, and all `TERMS`."""
-        del batch_idx
-        terms, macs = self.terms(batch, step=self.trainer.global_step)
+        step = self.trainer.global_step
+        first = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if first and step == self.warmup > 0 and self.settings.seed_codes:
+            self.seed_codes(batch)
+        terms, macs = self.terms(batch, step=step)
         total = terms.total(self.settings.weights)
         found = torch.stack([*[term.float() for term in vars(terms).values()], macs, total])
         # DistributedDataParallel waits for a gradient of every weight, and not each has one always.

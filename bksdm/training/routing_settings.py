@@ -23,6 +23,8 @@ class RoutingSettings:
         target: p, the share of the U-Net's MACs that an image should cost on average.
         warmup: steps in which the predictor's own gates prune each sample, before codes do: a
             number, or below 1 a share of all steps.
+        seed_codes: after the warm-up codes begin as parts of what the predictor has learnt, of one
+            global batch; else as orthogonal vectors, all of whose gates are open.
         position: where gates act (`gates.attach`).
         counting: of MACs (`gates.budget`).
         hard: after the warm-up the U-Net sees gates of 0 and 1, as it will when it is cut; else
@@ -47,6 +49,7 @@ class RoutingSettings:
     experts: int
     target: float
     warmup: float
+    seed_codes: bool = True
     position: Position = "conv2"
     counting: Counting = "true"
     hard: bool = True
@@ -68,7 +71,15 @@ class RoutingSettings:
         expected.number("method.warmup", self.warmup, least=0)
         expected.one_of("method.position", self.position, POSITIONS)
         expected.one_of("method.counting", self.counting, COUNTINGS)
-        for name in ("hard", "noise", "noisy_routing", "standardise", "balance", "meet_budget"):
+        for name in (
+            "seed_codes",
+            "hard",
+            "noise",
+            "noisy_routing",
+            "standardise",
+            "balance",
+            "meet_budget",
+        ):
             expected.switch(f"method.{name}", getattr(self, name))
         for name in ("link", "min_snr_gamma", "gradient_clip"):
             if getattr(self, name) is not None:

@@ -23,7 +23,7 @@ from bksdm.surgery.blocks import dropped_modules
 from bksdm.surgery.plan import BlockPlan
 from bksdm.surgery.plans import Plan
 from bksdm.surgery.width import WidthPlan
-from bksdm.training.card_tables import cost_rows, result_table, time_rows
+from bksdm.training.card_tables import cost_rows, result_table, start_line, time_rows
 from bksdm.training.checkpoint import read_checkpoint
 from bksdm.training.folder import RunFolder
 
@@ -131,7 +131,7 @@ def run_card(folder: RunFolder, checkpoint: Path, wishes: CardWishes) -> str:
             machine=machine,
             results=[result_table(models) for models in results],
             training=_training(settings, content["bksdm"]["data"], steps),
-            starts=[_start(each) for each in folder.starts()],
+            starts=[start_line(each) for each in folder.starts()],
             limits=_SHAPES_LIMITS if shapes else _LIMITS,
         )
     )
@@ -231,6 +231,7 @@ def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) 
     shards = data["training"]["shards"].values()
     samples = sum(int(each.split()[1]) for each in shards)
     chosen = data["order"].get("selection")
+    of = f"{chosen} of {samples:,}" if chosen else f"{samples:,}"
     weights = ", ".join(
         f"{name} {value:g}"
         for name, value in settings["method"]["weights"].items()
@@ -238,15 +239,8 @@ def _training(settings: Mapping[str, Any], data: Mapping[str, Any], steps: int) 
     )
     return (
         f"{steps:,} optimiser steps at batch {settings['data']['global_batch']} over"
-        f"{f' {chosen} of' * bool(chosen)} {samples:,} captioned pictures in {len(shards)} shards (index"
+        f" {of} captioned pictures in {len(shards)} shards (index"
         f" `{data['training']['hash']}`), seed {settings['seed']}, weights of the losses:"
         f" {weights}; learning rate {settings['optimizer']['lr']:g}, caption dropout"
         f" {settings['data']['caption_dropout']:g}."
     )
-
-
-def _start(start: Mapping[str, Any]) -> str:
-    commit = start.get("commit")
-    at = f"commit {commit}" if commit else f"version {start['versions']['bksdm']}"
-    command = " ".join(str(start["command"]).split())
-    return f"{command}    # from step {start['step']}, {at}, {start['date'][:10]}"

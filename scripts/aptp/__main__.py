@@ -8,15 +8,19 @@ not made again. All models are scored on the same prompts with the same seeds.
 """
 
 import argparse
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from bksdm.cli.main import main
 from bksdm.export.router import read_router
 from scripts.aptp.cases import ALL, TEACHER, Case
 from scripts.aptp.tables import comparisons
@@ -41,18 +45,15 @@ class Study:
     data: Sequence[str]
 
     def bksdm(self, *arguments: object) -> None:
-        """Run the command; what it says goes to a log."""
-        command = [sys.executable, "-m", "bksdm.cli.main", *map(str, arguments)]
-        with (self.runs / "log.txt").open("a") as log:
-            log.write(f"$ bksdm {' '.join(command[3:])}\n")
-            log.flush()
-            subprocess.run(
-                command,
-                check=True,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+        """Run the command in this process; what it says goes to a log."""
+        told = " ".join(map(str, arguments))
+        with (self.runs / f"log-{os.getpid()}.txt").open("a") as log:
+            print(f"$ bksdm {told}", file=log, flush=True)
+            with redirect_stdout(log), redirect_stderr(log):
+                sys.argv = ["bksdm", *map(str, arguments)]
+                code = main()
+        if code:
+            raise RuntimeError(f"bksdm {told}: exit code {code}; see {log.name}")
 
     def scored(self, case: Case, seed: int) -> Path:
         """The folder of a case's scores, which are made if they are missing."""
@@ -84,11 +85,13 @@ class Study:
             *["route", *case.route, f"method.target={case.budget}", f"seed={seed}", *self.data],
             *[f"runs_dir={folder}", "name=route", f"trainer.max_steps={self.routing}"],
         )
-        plans = [plan for plan in read_router(route / "router").plans if plan is not None]
+        plans = _plans(route)
         steps = self.steps if case.each else self.steps // len(plans)
         for plan in plans:
             settings = ["student=expert", f"plan={route / plan}", *case.train]
             self.train(folder, settings, steps=steps, seed=seed, name=Path(plan).name)
+        if not (route / "router").exists():
+            return str(folder / Path(plans[0]).name)
         self.bksdm(
             *["export", f"mixture={route}", f"out={folder / 'mixture'}"],
             *[f"experts=[{','.join(str(folder / Path(plan).name) for plan in plans)}]"],
@@ -107,7 +110,18 @@ class Study:
         )
 
 
-def main() -> None:
+def _plans(route: Path) -> list[str]:
+    """Folders of the plans, beside the router's, of codes to which prompts go."""
+    if not (route / "router").exists():  # a plan that was made without one
+        return ["experts/0"]
+    return [plan for plan in read_router(route / "router").plans if plan is not None]
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+def study() -> None:
     """Make and score what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/aptp"))
@@ -120,14 +134,16 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     names = ("runs", "steps", "routing", "prompts", "data")
-    study = Study(**{name: getattr(arguments, name) for name in names})
+    made = Study(**{name: getattr(arguments, name) for name in names})
     teacher = arguments.runs / TEACHER
     if not teacher.exists():
-        study.evaluate("shapes", teacher)
+        made.evaluate("shapes", teacher)
     cases = [case for case in ALL if case.slug in arguments.cases]
     jobs = [(case, seed) for seed in range(arguments.seeds) for case in cases]
-    with ThreadPoolExecutor(2) as pool:
-        folders = list(pool.map(lambda job: study.scored(*job), jobs))
+    # Processes that are started anew: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context, initializer=_alone) as pool:
+        folders = list(pool.map(made.scored, *zip(*jobs, strict=True)))
     found = {
         case: [folder for (other, _), folder in zip(jobs, folders, strict=True) if other is case]
         for case in cases
@@ -136,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    study()

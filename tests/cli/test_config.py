@@ -16,6 +16,7 @@ from bksdm.cli.config import built
 from bksdm.cli.main import VERBS
 from bksdm.errors import InputError
 from bksdm.evaluation.protocol import Protocol
+from bksdm.training.routing_settings import RoutingSettings
 
 CONF = Path(bksdm.conf.__file__).parent
 GROUPS = {
@@ -24,11 +25,15 @@ GROUPS = {
     if folder.is_dir()
 }
 GIVEN_BY_CODE = {"seed", "teacher"}  # what `cli.train` adds to the data's settings
-VERB_OF = {  # that has the group; train has the others
+VERB_OF = {  # that has the group, or the option; train has the others
     "source": "prepare",
     "reference": "prepare",
     "criterion": "prune",
     "calibration": "prune",
+    "encoder": "route",
+    "method/aptp": "route",
+    "method/aptp_published": "route",
+    "optimizer/adamw_router": "route",
 }
 OPTIONS = [
     (group, name) for group, names in GROUPS.items() for name in names if group != "__pycache__"
@@ -87,7 +92,8 @@ def test_every_verb_composes(verb: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_every_target_binds(group: str, name: str) -> None:
-    verb = noted(name) if group == "experiment" else VERB_OF.get(group, "train")
+    usual = VERB_OF.get(f"{group}/{name}", VERB_OF.get(group, "train"))
+    verb = noted(name) if group == "experiment" else usual
     config = composed(verb, f"{group}={name}")
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
@@ -124,10 +130,27 @@ def test_the_published_recipe_is_the_published_recipe() -> None:
     assert (config.ema_decay, config.method.gradient_clip) == (0.9999, 1.0)
 
 
+def test_the_published_router_is_the_published_router() -> None:
+    config = composed("route", "experiment=route_aptp", "data.shards=a", "data.validation_shards=b")
+    method = built(config.method, RoutingSettings)
+    weights = {"denoising": 1, "output_kd": 0.2, "block_kd": 0.2, "resource": 2, "contrastive": 100}
+    assert vars(method.weights) == {**weights, "spread": 0.1, "largest": 0.1}
+    assert (method.target, method.warmup_steps(config.trainer.max_steps)) == (0.6, 500)
+    assert (method.position, method.counting, method.link) == ("norm2", "published", None)
+    assert (method.hard, method.noise, method.noisy_routing) == (False, True, True)
+    assert (method.sinkhorn.epsilon, method.sinkhorn.iterations) == (0.05, 3)
+    assert (method.relaxation.temperature, method.relaxation.offset) == (0.4, 3.0)
+    assert (config.trainer.max_steps, config.data.resolution) == (5000, 256)
+    assert config.optimizer.lr == pytest.approx(2e-4 * config.data.global_batch**0.5, rel=0.02)
+    assert (config.optimizer.weight_decay, config.ema_decay, config.data.caption_dropout) == (
+        0,
+    ) * 3
+
+
 def test_every_experiment_opens_with_a_lab_note() -> None:
     for path in (CONF / "experiment").glob("*.yaml"):
         head = path.read_text().splitlines()[1]
-        assert head.startswith(("# bksdm train", "# bksdm prune")), path
+        assert head.startswith(("# bksdm train", "# bksdm prune", "# bksdm route")), path
 
 
 def test_every_option_says_what_it_is() -> None:

@@ -39,6 +39,7 @@ RECIPES = {
 
 
 SWEEPS = ("sd2_grid", "shapes_grid", "shapes_quick")  # of `bksdm prune`; the others are runs
+ROUTERS = ("route_aptp", "route_shapes")  # of `bksdm route`
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def settings(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
     """What `bksdm VERB ... --cfg job --resolve` prints."""
 
     def composed(*arguments: str, verb: str = "train") -> Settings:
-        data = ["data.shards=a.tar", "data.validation_shards=b.tar"] * (verb == "train")
+        data = ["data.shards=a.tar", "data.validation_shards=b.tar"] * (verb != "prune")
         assert run_cli(verb, *arguments, *data, "--cfg", "job", "--resolve") == 0
         result: Settings = yaml.safe_load(capsys.readouterr().out)
         return result
@@ -63,7 +64,7 @@ def costs(config: Settings) -> tuple[Cost, Cost]:
 
 def test_there_is_a_file_for_every_published_recipe_and_no_other() -> None:
     runs = {*RECIPES, "bk_sdm", "shapes"}
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*runs, *SWEEPS}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*runs, *SWEEPS, *ROUTERS}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -75,7 +76,9 @@ def test_every_experiment_composes_by_the_command_in_its_lab_note(
     alone = command.split(";")[0]
     overrides = re.findall(r"[a-z0-9_.]+=(?:'[^']*'|\S+)", alone)
     config = settings(*[item for item in overrides if not item.startswith("data.")], verb=verb)
-    assert verb == ("prune" if name in SWEEPS else "train")
+    assert verb == {**dict.fromkeys(SWEEPS, "prune"), **dict.fromkeys(ROUTERS, "route")}.get(
+        name, "train"
+    )
     assert config["curves"] if name in SWEEPS else config["trainer"]["max_steps"] > 0
     if name in (*RECIPES, *SWEEPS):
         assert f"experiment={name}" in overrides

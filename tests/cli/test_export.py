@@ -42,6 +42,7 @@ def test_an_identity_mid_block_and_half_precision(run_cli: Cli, whole: Path) -> 
         "fp16": True,
         "identity_mid": True,
         "single_file": True,
+        "masked": False,
         "fresh_process": False,
     }
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from diffusers import UNet2DConditionModel
+from torch import nn
 
 from bksdm.models.cost import (
     NOTHING,
@@ -19,12 +20,15 @@ from bksdm.models.cost import (
     text_encoder_macs,
     unet_cost,
     unet_cost_by_stage,
+    unet_module_cost,
     vae_decoder_cost,
     vae_encoder_macs,
 )
+from bksdm.surgery import plans
 from bksdm.surgery.blocks import student_config
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
 from tests.conftest import WIDTH, tiny_unet
+from tests.experts import tiny_plan
 from tests.golden import SD2
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +162,18 @@ def test_published_costs_of_text_encoder_and_decoder() -> None:
     assert (decoder.parameters, giga(decoder.macs_published)) == (49_490_179, 1240.1)
     # One head over 64 x 64 places of 512 channels; the decoder has no LayerNorm.
     assert decoder.macs - decoder.macs_published == 2 * 4096**2 * 512
+
+
+def test_a_narrow_unet_is_counted_as_it_is_and_left_alone() -> None:
+    unet = tiny_unet("sd1")
+    whole = unet_cost_by_stage(unet.config)
+    calls: list[nn.Module] = []
+    small = plans.cut(unet, tiny_plan())
+    small.down_blocks[0].register_forward_hook(lambda module, *_: calls.append(module))
+    cost = unet_module_cost(small)
+    assert cost.total.parameters == sum(each.numel() for each in small.parameters())
+    assert cost.total.macs < whole.total.macs
+    assert cost.stages["up 1"].macs < whole.stages["up 1"].macs
+    assert not calls
+    small(torch.randn(1, 4, 8, 8), 1, torch.randn(1, 2, WIDTH))
+    assert calls == [small.down_blocks[0]]

@@ -7,45 +7,18 @@ The text drawing of `surgery.drawing` stands beside it for those who do not see 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
 from bksdm.errors import InputError
 from bksdm.evaluation.page.models import Model
+from bksdm.evaluation.page.unet_svg import Layer, Stage, unet_svg
 from bksdm.evaluation.results import ModelResult
 from bksdm.surgery.blocks import layers_per_stage
-from bksdm.surgery.drawing import drawing
 from bksdm.surgery.plan import BlockPlan, identity
-
-# All in px of the drawing.
-_CELL, _UNIT_GAP, _INDENT = 16, 5, 7
-_ROW, _TOP, _WIDTH = 32, 22, 344
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A resnet, with attention or without, that stays or goes."""
-
-    parts: str  # "R", "RA", or the mid block's "RAR"
-    kept: bool
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of both halves.
-
-    Attributes:
-        down: layers in the order of the forward.
-        up: the same of its up half.
-        channels: of its output.
-        size: side of its latents.
-    """
-
-    down: tuple[Layer, ...]
-    up: tuple[Layer, ...]
-    channels: int
-    size: int
+from bksdm.surgery.plans import Plan, drawn, from_values
+from bksdm.surgery.shares import module_shares, stage_shares
+from bksdm.surgery.width import WidthPlan
 
 
 @dataclass(frozen=True)
@@ -69,17 +42,21 @@ def unet_drawing(model: Model, result: ModelResult) -> UnetDrawing | None:
     """
     try:
         config, plan = _plan(result)
-        text = drawing(config, plan)
+        text = drawn(config, plan)
+        if isinstance(plan, WidthPlan):
+            stages, mid = narrow_stages(config, plan)
+            words = narrow_words(config, plan)
+        else:
+            stages, mid = stages_of(config, plan), _mid(config, plan)
+            words = dropped_words(stages, mid)
     except (InputError, KeyError, TypeError):
         return None
-    stages, mid = stages_of(config, plan), _mid(config, plan)
-    dropped = dropped_words(stages, mid)
-    return UnetDrawing(_svg(model, stages, mid, f"{model.label}: {dropped}"), dropped, text)
+    return UnetDrawing(unet_svg(model, stages, mid, f"{model.label}: {words}"), words, text)
 
 
-def _plan(result: ModelResult) -> tuple[Mapping[str, Any], BlockPlan]:
+def _plan(result: ModelResult) -> tuple[Mapping[str, Any], Plan]:
     if result.plan is not None:
-        return result.plan["teacher"], BlockPlan(down=result.plan["down"], mid=result.plan["mid"])
+        return result.plan["teacher"], from_values(result.plan)
     config = result.unet
     whole = identity(layers_per_stage(config))
     return config, replace(whole, mid=bool(config.get("mid_block_type", True)))
@@ -105,6 +82,45 @@ def stages_of(config: Mapping[str, Any], plan: BlockPlan) -> list[Stage]:
     return result
 
 
+def narrow_stages(config: Mapping[str, Any], plan: WidthPlan) -> tuple[list[Stage], Layer | None]:
+    """The teacher's stages, outermost first, and its mid block, with the shares of units that stay.
+
+    Raises:
+        InputError: the plan is not one for it.
+    """
+    whole = identity(layers_per_stage(config))
+    mid = bool(config.get("mid_block_type", True))
+    shares, stages = module_shares(config, plan), stages_of(config, whole)
+    last = len(stages) - 1
+
+    def layer(block: str, place: int, like: Layer) -> Layer:
+        names = {"R": "resnets", "A": "attentions"}
+        own = tuple(shares[f"{block}.{names[part]}.{place}"] for part in like.parts)
+        return Layer(like.parts, any(own), own)
+
+    result = [
+        replace(
+            stage,
+            down=tuple(layer(f"down_blocks.{i}", j, each) for j, each in enumerate(stage.down)),
+            up=tuple(layer(f"up_blocks.{last - i}", j, each) for j, each in enumerate(stage.up)),
+        )
+        for i, stage in enumerate(stages)
+    ]
+    if not mid:
+        return result, None
+    own = tuple(shares[f"mid_block.{name}"] for name in ("resnets.0", "attentions.0", "resnets.1"))
+    return result, Layer("RAR", kept=True, shares=own)
+
+
+def narrow_words(config: Mapping[str, Any], plan: WidthPlan) -> str:
+    """What stays, counted."""
+    stages = stage_shares(config, plan)
+    pairs = [pair for stage in stages for pair in stage.units.values()]
+    kept, whole = (sum(pair[i] for pair in pairs) for i in (0, 1))
+    gone, modules = sum(stage.dropped for stage in stages), sum(stage.modules for stage in stages)
+    return f"keeps {kept} of {whole} units, drops {gone} of {modules} modules"
+
+
 def _mid(config: Mapping[str, Any], plan: BlockPlan) -> Layer | None:
     return Layer("RAR", plan.mid) if config.get("mid_block_type", True) else None
 
@@ -125,83 +141,3 @@ def dropped_words(stages: list[Stage], mid: Layer | None) -> str:
     gone = sum(not any(layer.kept for layer in stage.down) for stage in stages)
     whole = f"; {gone} innermost stage{'s are' if gone > 1 else ' is'} gone whole" * bool(gone)
     return f"drops {', '.join(parts[:-1])} and {parts[-1]}{whole}"
-
-
-def _svg(model: Model, stages: list[Stage], mid: Layer | None, words: str) -> Markup:
-    name = f"unet-{model.place}"
-    height = _TOP + _ROW * (len(stages) + (mid is not None)) - 8
-    svg = ET.Element(
-        "svg",
-        {
-            "class": "unet",
-            "viewBox": f"0 0 {_WIDTH} {height}",
-            "width": str(_WIDTH),
-            "height": str(height),
-            "role": "img",
-            "aria-labelledby": f"{name}-title",
-            "style": f"--model: var(--m{model.colour})",
-        },
-    )
-    ET.SubElement(svg, "title", {"id": f"{name}-title"}).text = f"U-Net of {words}"
-    _text(svg, 0, 10, "down", "side")
-    _text(svg, _WIDTH, 10, "up", "side end")
-    for i, stage in enumerate(stages):
-        _stage(svg, stage, left=i * _INDENT, top=_TOP + i * _ROW)
-    if mid is not None:
-        width = _layer_width(mid)
-        top = _TOP + len(stages) * _ROW
-        _layer(svg, mid, (_WIDTH - width) / 2, top)
-        _text(svg, (_WIDTH - width) / 2 - 6, top + 12, "mid", "side end")
-    return Markup(ET.tostring(svg, encoding="unicode"))
-
-
-def _stage(svg: ET.Element, stage: Stage, *, left: float, top: float) -> None:
-    x = left
-    for layer in stage.down:
-        _layer(svg, layer, x, top)
-        x += _layer_width(layer) + _UNIT_GAP
-    end = x
-    x = _WIDTH - left - sum(_layer_width(layer) + _UNIT_GAP for layer in stage.up) + _UNIT_GAP
-    begin = x
-    for layer in stage.up:
-        _layer(svg, layer, x, top)
-        x += _layer_width(layer) + _UNIT_GAP
-    gone = not any(layer.kept for layer in stage.down)
-    middle, line = (end + begin - _UNIT_GAP) / 2, top + _CELL / 2
-    attributes = {
-        "x1": f"{end:g}",
-        "x2": f"{begin - _UNIT_GAP:g}",
-        "y1": f"{line:g}",
-        "y2": f"{line:g}",
-    }
-    ET.SubElement(svg, "line", {"class": "skip gone" if gone else "skip", **attributes})
-    size = f"{stage.size}\N{MULTIPLICATION SIGN}{stage.size}"
-    _text(svg, middle, top + 3, f"{stage.channels} at {size}", "place")
-
-
-def _layer_width(layer: Layer) -> int:
-    return _CELL * len(layer.parts)
-
-
-def _layer(svg: ET.Element, layer: Layer, x: float, y: float) -> None:
-    """One cell a part: a resnet is square, an attention round."""
-    for i, part in enumerate(layer.parts):
-        kind = "kept" if layer.kept else "dropped"
-        at = x + i * _CELL
-        ET.SubElement(
-            svg,
-            "rect",
-            {
-                "class": kind,
-                "x": f"{at + 0.75:g}",
-                "y": f"{y + 0.75:g}",
-                "width": str(_CELL - 1.5),
-                "height": str(_CELL - 1.5),
-                "rx": "7" if part == "A" else "1.5",
-            },
-        )
-        _text(svg, at + _CELL / 2, y + 11.8, part, f"part {kind}")
-
-
-def _text(svg: ET.Element, x: float, y: float, text: str, kind: str) -> None:
-    ET.SubElement(svg, "text", {"class": kind, "x": f"{x:g}", "y": f"{y:g}"}).text = text

@@ -8,6 +8,8 @@ import pytest
 from bksdm.evaluation.page.models import Model
 from bksdm.evaluation.page.unet import unet_drawing
 from bksdm.surgery.plan import BASE, SMALL, TINY, BlockPlan
+from bksdm.surgery.shares import sites_of_config
+from bksdm.surgery.width import WidthPlan
 from tests.evaluation.page.world import shapes_result, teacher_unet
 
 MODEL = Model("w", "runs/x", "x", 1, 1, baseline=False)
@@ -65,3 +67,24 @@ def test_everything_is_inside_the_drawing() -> None:
         x, y = float(rect.get("x", -1)), float(rect.get("y", -1))
         assert 0 <= x <= width - float(rect.get("width", 0))
         assert 0 <= y <= height - float(rect.get("height", 0))
+
+
+def test_a_narrow_unet_is_filled_as_far_as_it_stays() -> None:
+    config = teacher_unet("sd14")
+    sites = sites_of_config(config)
+    plan = WidthPlan(
+        kept={site.name: tuple(range(site.units // 2)) for site in sites.width if not site.depth},
+        dropped=tuple(site.name for site in sites.depth[:2]),
+    )
+    values = asdict(plan) | {"teacher": config}
+    drawn = unet_drawing(MODEL, replace(shapes_result("x", 1), plan=values, unet=config))
+    assert drawn is not None
+    assert drawn.dropped.startswith("keeps ")
+    assert drawn.dropped.endswith(", drops 2 of 38 modules")
+    halves = [
+        rect for rect in ET.fromstring(drawn.svg).iter("rect") if rect.get("height") == "7.25"
+    ]
+    assert len(halves) == len(
+        {site.name.split(".transformer")[0] for site in sites.width if not site.depth}
+    )
+    assert "down 0  resnet groups 16 of 64 (25 %)" in drawn.text
