@@ -24,6 +24,7 @@ from bksdm.evaluation.protocol import Protocol
 from bksdm.evaluation.report import LEGEND, cost_table, score_table, verdicts
 from bksdm.evaluation.results import RESULTS, ModelResult, with_earlier, write_items, write_results
 from bksdm.evaluation.score import Score
+from bksdm.export.mixture_pipeline import MixturePipeline
 from bksdm.export.pipeline import best_device
 from bksdm.processes import Process
 from bksdm.training.peers import Peers, lost_told
@@ -227,4 +228,6 @@ def _result(
         images=IMAGES,
         suffix=plan.protocol.keeping.suffix,
         curves=model.curves,
+        experts=len(pipeline.shapes()) if isinstance(pipeline, MixturePipeline) else 0,
+        routing=model.routing,
     )

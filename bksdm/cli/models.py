@@ -15,7 +15,9 @@ import numpy as np
 from diffusers import StableDiffusionPipeline
 
 from bksdm.errors import InputError
+from bksdm.evaluation.routing.analysis import read_analysis
 from bksdm.export.about import ABOUT, about_folder
+from bksdm.export.mixture_folder import ANALYSIS, is_mixture
 from bksdm.export.pipeline import SAMPLING, folder_guidance, load_pipeline
 from bksdm.models.address import HubAddress, hub_address
 from bksdm.models.hub import hub_file
@@ -38,6 +40,7 @@ class NamedModel:
         plan: what it kept of its teacher: a plan's values, and the teacher's U-Net config
             under "teacher"; None where that is not known.
         curves: of its training, by name: [step, value] pairs.
+        routing: of a mixture what its router does, as plain values, if its folder says.
     """
 
     name: str
@@ -45,6 +48,7 @@ class NamedModel:
     place: str
     plan: Mapping[str, Any] | None = None
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    routing: Mapping[str, Any] | None = None
 
 
 def named_pipeline(name: str) -> StableDiffusionPipeline:
@@ -135,7 +139,9 @@ def named_model(name: str) -> NamedModel:
     if not folder.config.exists():
         about = about_folder(_folder_with(ABOUT, place))
         kept = None if about is None else {**about.plan, "teacher": about.teacher["unet"]}
-        return NamedModel(name=name, load=load, place=str(place), plan=kept)
+        return NamedModel(
+            name=name, load=load, place=str(place), plan=kept, routing=_routing(place)
+        )
     return NamedModel(
         name=name,
         load=load,
@@ -143,6 +149,12 @@ def named_model(name: str) -> NamedModel:
         plan=plan_values(folder.plan(), unet_config(folder.teacher())),
         curves=curves(folder.metrics),
     )
+
+
+def _routing(place: Path | HubAddress) -> dict[str, Any] | None:
+    if not isinstance(place, Path) or not is_mixture(place) or not (place / ANALYSIS).exists():
+        return None
+    return read_analysis(place / ANALYSIS).values()
 
 
 def plan_values(plan: Plan, teacher: Mapping[str, Any]) -> dict[str, Any]:

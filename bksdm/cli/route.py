@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from omegaconf import DictConfig
 
+from bksdm import expected
+from bksdm.cli.analysing import analyse
 from bksdm.cli.choosing import choose
 from bksdm.cli.config import built, plain
 from bksdm.cli.routed import Routed, write_routed
@@ -42,6 +44,7 @@ def run(config: DictConfig) -> int:
     if "_target_" not in config.method:  # what a student is trained with is no object
         raise InputError("method: that trains a student; use `bksdm train`, or method=aptp")
     built(config.method, RoutingSettings)
+    expected.switch("analysis", config.analysis)
     return running("route", config, _trained, _finish)
 
 
@@ -53,7 +56,8 @@ def _trained(run: Run) -> tuple[int, Routed | None]:
     start = run.peers.decided(lambda: start_of(folder))
     source = run.peers.each(lambda: built(config.teacher, TeacherSource))
     done = start.steps >= run.trainer.max_steps
-    if done and made_of(start, folder.routing):
+    wanted = [folder.routing, *[folder.analysis] * bool(config.analysis)]
+    if done and all(made_of(start, path) for path in wanted):
         run.say(f"{folder.path} is finished: {start.steps} steps; router in {folder.router}")
         return 0, None
     teacher = run.peers.each(lambda: load_teacher(source))
@@ -72,12 +76,14 @@ def _trained(run: Run) -> tuple[int, Routed | None]:
         return code, None
     at = start.checkpoint if done else folder.checkpoint
     assert at is not None
-    return 0, Routed(module, captions, at, asdict(_encoder(config)))
+    return 0, Routed(module, captions, at, asdict(_encoder(config)), parts.data)
 
 
 def _finish(run: Run, rest: Routed) -> None:
     load_router(rest.checkpoint, rest.module.router)
-    print(write_routed(run.folder, rest))
+    print(write_routed(run.folder, rest), flush=True)
+    if run.config.analysis:
+        print(analyse(run.folder, rest))
 
 
 def _encoder(config: DictConfig) -> EncoderSettings:

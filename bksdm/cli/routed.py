@@ -12,6 +12,7 @@ import torch
 
 from bksdm.atomic import replacing
 from bksdm.data.captions import BAD, Captions
+from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.selection import Selection
 from bksdm.evaluation.report import table
 from bksdm.export.router import SavedRouter, write_router
@@ -35,6 +36,7 @@ class Routed:
     captions: Captions
     checkpoint: Path
     encoder: Mapping[str, Any]  # settings
+    data: ShardDataModule
 
 
 def write_routed(folder: RunFolder, rest: Routed) -> str:

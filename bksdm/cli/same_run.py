@@ -47,6 +47,7 @@ FREE: Final = frozenset(
         "speed.allreduce",
         "attention",
         "logger",
+        "analysis",
     }
 )
 

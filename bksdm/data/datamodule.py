@@ -261,6 +261,13 @@ class ShardDataModule(pl.LightningDataModule):
         chunks = [positions.tolist() for positions in mine]
         return self._loading.loader(self._validation, batch_sampler=chunks)
 
+    def some_validation(self, count: int) -> DataLoader[TextImageBatch]:
+        """So many of the validation samples at most, always the same ones, all for this process."""
+        positions = np.arange(min(count, self.validation_samples))
+        batches = np.array_split(positions, -(-len(positions) // self.batch_size))
+        chunks = [each.tolist() for each in batches]
+        return self._loading.loader(self._validation, batch_sampler=chunks)
+
     def transfer_batch_to_device(
         self, batch: TextImageBatch, device: torch.device, dataloader_idx: int
     ) -> TextImageBatch:

@@ -74,6 +74,9 @@ class ModelResult:
         images: folder of the pictures by prompt id, relative to the file; None if none are kept.
         suffix: of the pictures' files.
         curves: training's losses by step {name: [[step, value], ...]}; empty if not a run's.
+        experts: how many U-Nets answer, of a mixture; 0 if it is none. `cost` is a mean, then.
+        routing: what its router does, of a mixture, as plain values (`routing.analysis`); None
+            where that is not known.
     """
 
     name: str
@@ -89,6 +92,8 @@ class ModelResult:
     images: str | None = None
     suffix: str = ".png"
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    experts: int = 0
+    routing: Mapping[str, Any] | None = None
 
     def score(self, name: str) -> Score | None:
         """The score of that name."""

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from bksdm.errors import InputError
 from bksdm.export.about import about_folder
 from bksdm.export.mixture_folder import (
+    ANALYSIS,
     MIXTURE,
     ROUTER,
     ExpertRecord,
@@ -26,8 +26,6 @@ from bksdm.export.router import MEANING, WEIGHTS, read_router
 from bksdm.export.whole import open_all_to_others, refuse_others, replace_folder, scratch_folder
 from bksdm.models.cost import parameter_count, unet_module_cost
 from bksdm.models.teacher import Teacher, weights_hash
-
-ANALYSIS: Final = "analysis.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from bksdm.models.source import NARROW
 MIXTURE: Final = "mixture.json"
 ROUTER: Final = "router"
 EXPERTS: Final = "experts"
+ANALYSIS: Final = "analysis.json"
 IN_MEMORY: Final = 2
 _FORMAT: Final = 1
 _AGAIN: Final = "export the mixture again"

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from bksdm.atomic import replacing
 from bksdm.errors import InputError
 from bksdm.evaluation.environment import without_home
+from bksdm.export.mixture_folder import ANALYSIS
 from bksdm.export.whole import STUDENT
 from bksdm.models.source import TeacherSource
 from bksdm.surgery.plans import Plan, kind_of
@@ -125,6 +126,11 @@ class RunFolder:
     def routing(self) -> Path:
         """What its experts get, and cost."""
         return self.path / "routing.json"
+
+    @property
+    def analysis(self) -> Path:
+        """Who gets what, and how hard it is."""
+        return self.path / ANALYSIS
 
     @property
     def samples(self) -> Path:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bksdm.cli.models import curves, guidance_of
+from bksdm.cli.models import curves, guidance_of, named_model
 from bksdm.errors import InputError
+from bksdm.evaluation.routing.analysis import write_analysis
+from tests.evaluation.routing.world import analysis
 
 HEADER = "epoch,step,train/loss,train/output_kd_loss,speed/mfu\n"
 
@@ -71,3 +73,13 @@ def test_a_repository_that_says_nothing_or_cannot_be_asked_is_no_error(
     assert guidance_of("owner/model") is None
     assert guidance_of("owner/other") is None
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_mixture_s_analysis_is_its_routing_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mixture.json").write_text("{}")
+    assert named_model(str(tmp_path)).routing is None
+    write_analysis(tmp_path / "analysis.json", analysis())
+    assert named_model(str(tmp_path)).routing == analysis().values()
+    (tmp_path / "analysis.json").write_text("{}")
+    with pytest.raises(InputError, match=r"analysis\.json: no analysis of this version"):
+        named_model(str(tmp_path))

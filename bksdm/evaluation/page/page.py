@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,7 @@ from bksdm.evaluation.page.numbers import short
 from bksdm.evaluation.page.pairs import Pairs, pairs_that_differ
 from bksdm.evaluation.page.quality import quality_plots
 from bksdm.evaluation.page.repeat import Repeat, repeat
+from bksdm.evaluation.page.routing import RoutingRun, routing_parts
 from bksdm.evaluation.page.samples import SampleGrid, sample_grid
 from bksdm.evaluation.page.sources import Source
 from bksdm.evaluation.page.table import Table, table
@@ -47,17 +49,29 @@ class ProtocolPart:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A model's U-Net: the drawing (None if it cannot be drawn) and its size."""
+    """A model's U-Net: the drawing (None if it cannot be drawn) and its size; of a mixture how many
+    experts there are in its place, and whether the page has a router's part.
+    """
 
     model: Model
     drawing: UnetDrawing | None
     size: str
+    experts: int
+    routed: bool
 
 
-def page(sources: Sequence[Source], *, title: str | None = None) -> str:
-    """The HTML of these results; `title` None names the models."""
+def page(
+    sources: Sequence[Source], *, runs: Sequence[RoutingRun] = (), title: str | None = None
+) -> str:
+    """The HTML of these results, and of these routers; `title` None names the models and runs.
+
+    Raises:
+        InputError: what results say of a router cannot be read.
+    """
     models = models_of(sources)
     order = list(models.values())
+    routings = routing_parts(sources, models, runs)
+    alone = [Path(part.name).name for part in routings if part.model is None]
     script = Markup(_file("page.js"))
     environment = Environment(
         loader=PackageLoader(_PACKAGE, ""),
@@ -67,11 +81,12 @@ def page(sources: Sequence[Source], *, title: str | None = None) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        title=title or _title(order),
+        title=title or ", ".join(filter(None, [_title(order), *alone])),
         models=order,
         protocols=[_part(each, models) for each in by_protocol(sources, models)],
         curves=training_plots(sources, models),
         drawings=_drawings(sources, models),
+        routings=routings,
         style=Markup(_file("page.css")),
         script=script,
         script_hash=_hash(script),
@@ -109,14 +124,17 @@ def _drawings(sources: Sequence[Source], models: Mapping[str, Model]) -> list[Dr
             best[source.result.weights] = source
     drawn = []
     for weights, model in models.items():
-        costs = costs_of(best[weights].result)
+        result = best[weights].result
+        costs = costs_of(result)
         counts = [
             f"{short(value)} {name}"
             for name, value in (("parameters", costs.parameters), ("MACs", costs.macs))
             if value is not None
         ]
-        drawing = unet_drawing(model, best[weights].result)
-        drawn.append(Drawn(model, drawing, ", ".join(counts)))
+        # The config of a mixture is what its experts were cut from: none of them is that.
+        drawing = None if result.experts else unet_drawing(model, result)
+        routed = result.routing is not None
+        drawn.append(Drawn(model, drawing, ", ".join(counts), result.experts, routed))
     return drawn
 
 

@@ -17,6 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.evaluation.page.chromium import chromium, missing, requests, set_screen
+from tests.evaluation.page.test_routing import mixture_page
 
 pytestmark = pytest.mark.browser
 
@@ -190,6 +191,22 @@ def test_axe_finds_no_fault(browser: webdriver.Chrome, width: int, dark: bool) -
     assert found(results) == []
     passed = {rule["id"] for rule in results["passes"]}
     assert {"color-contrast", "image-alt", "svg-img-alt", "scrollable-region-focusable"} <= passed
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_a_page_with_routers_has_no_fault_and_does_not_overflow(
+    driver: webdriver.Chrome, tmp_path: Path, width: int, dark: bool
+) -> None:
+    path = tmp_path / "routed.html"
+    path.write_text(mixture_page(), encoding="utf-8")
+    set_screen(driver, width=width, dark=dark)
+    driver.get(path.as_uri())
+    driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    drawing = driver.find_element(By.CSS_SELECTOR, "svg.heat")
+    assert drawing.accessible_name.startswith("What each expert keeps expert 0 keeps")
+    assert found(Axe().run(driver, options=RULES)) == []
 
 
 def test_axe_would_find_a_fault(browser: webdriver.Chrome) -> None:
