@@ -24,7 +24,7 @@ from bksdm.models.source import plain_config
 from bksdm.models.teacher import Teacher, weights_hash
 from bksdm.surgery import plans
 from bksdm.surgery.plans import Plan
-from bksdm.surgery.sparse.plan import SparsityPlan
+from bksdm.surgery.sparse.plan import SparsityPlan, check_masks
 from bksdm.surgery.width import WidthPlan
 from bksdm.training.folder import RunFolder
 
