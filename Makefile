@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports notebooks same-loss bench bench-data bench-memory bench-prune bench-eval assets clean
+.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports notebooks same-loss bench bench-data bench-memory bench-prune bench-aptp bench-eval assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ bench-eval: $(STAMP)  ## What evaluation adds to its networks, in ratios (docs/e
 
 bench-memory: $(STAMP)  ## Memory of a training step, estimated and measured (ARGS=--large: SD-1.4, 16 GB)
 	$(BIN)/python -m bench.memory $(ARGS)
+
+bench-aptp: $(STAMP)  ## What gates and routing add, what narrow experts save, in ratios (docs/aptp.md)
+	$(BIN)/python -m bench.aptp $(ARGS)
 
 bench-prune: $(STAMP)  ## Magnitude pruning and packing at the size of SD 2: speed, sizes, memory (docs/pruning.md)
 	$(BIN)/python -m bench.prune $(ARGS)
