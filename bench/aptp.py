@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bench.evaluation import in_turns
+from bench.mixture import EXPERTS, routing, serving
 from bksdm.evaluation.report import table
 from bksdm.export.pipeline import best_device, load_pipeline
 from bksdm.gates.attach import POSITIONS, gated
@@ -106,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10, help="of the mixture's pictures")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     pipeline = load_pipeline(embedded_folder("shapes")).to(best_device())
@@ -113,6 +115,13 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pipeline.device}\n")
     print(gated_forward(unet, rows=arguments.batch, turns=arguments.turns), flush=True)
     print(f"\n{narrow_forward(unet, rows=arguments.batch, turns=arguments.turns)}", flush=True)
+    print(f"\n{routing(unet, prompts=10_000, turns=arguments.turns)}", flush=True)
+    sites = prunable_sites(unet)
+    experts = [narrow(unet, random_plan(sites, 0.6, seed=seed)).eval() for seed in range(EXPERTS)]
+    told = serving(
+        pipeline, experts, batch=arguments.batch, steps=arguments.steps, turns=arguments.turns
+    )
+    print(f"\n{told}")
 
 
 if __name__ == "__main__":
