@@ -86,8 +86,18 @@ class RoutingSettings:
                 expected.number(f"method.{name}", getattr(self, name), above=0)
 
     def warmup_steps(self, steps: int) -> int:
-        """Of a run of so many steps."""
-        return math.ceil(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+        """Of a run of so many steps.
+
+        Raises:
+            InputError: none would be left for the codes.
+        """
+        found = math.ceil(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+        if found >= steps:
+            raise InputError(
+                f"method.warmup={self.warmup:g} takes all of trainer.max_steps={steps}; expected"
+                " less: codes are trained after it"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
