@@ -30,6 +30,7 @@ def tiny_route(sd1_folder: Path, shards: Path) -> list[str]:
     arguments = tiny_run_arguments(sd1_folder, shards)
     kept = [item for item in arguments[1:] if not item.startswith(NOT_OF_ROUTE)]
     own = ["encoder=teacher_text", "method=aptp", "method.experts=3", "method.warmup=1"]
+    own += ["analysis=false"]  # see test_route_analysis
     rates = ["optimizer.lr=0.05", "optimizer.warmup_steps=0", "speed=plain", "name=routed"]
     # As the experiment of named teachers has it otherwise: SD 2.1.
     return ["route", *kept, "experiment=route_shapes", *own, *rates]
