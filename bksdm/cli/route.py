@@ -4,6 +4,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
+import yaml
 from omegaconf import DictConfig
 
 from bksdm import expected
@@ -31,7 +32,7 @@ from bksdm.training.module import StepSettings
 from bksdm.training.optim import OptimizerSettings
 from bksdm.training.routing import Routing
 from bksdm.training.routing_settings import RoutingSettings, check_target
-from bksdm.training.run import start_of
+from bksdm.training.run import Start, start_of
 from bksdm.training.saving import CheckpointSettings
 from bksdm.training.speed import SpeedSettings
 
@@ -60,6 +61,7 @@ def _trained(run: Run) -> tuple[int, Routed | None]:
     run.peers.decided(lambda: check_same_run(folder, values))
     start = run.peers.decided(lambda: start_of(folder))
     source = run.peers.each(lambda: built(config.teacher, TeacherSource))
+    run.peers.decided(lambda: _check_warmup(run, start))
     done = start.steps >= run.trainer.max_steps
     wanted = [folder.routing, *[folder.analysis] * bool(config.analysis)]
     if done and all(made_of(start, path) for path in wanted):
@@ -85,6 +87,24 @@ def _trained(run: Run) -> tuple[int, Routed | None]:
     at = start.checkpoint if done else folder.checkpoint
     assert at is not None
     return 0, Routed(module, captions, at, asdict(_encoder(config)), parts.data)
+
+
+def _check_warmup(run: Run, start: Start) -> None:
+    """A warm-up that is a share of all steps must not begin again in a run that is made longer.
+
+    Raises:
+        InputError: it would.
+    """
+    if not run.folder.begun:
+        return
+    settings = built(run.config.method, RoutingSettings)
+    before = yaml.safe_load(run.folder.config.read_text())["trainer"]["max_steps"]
+    now = run.trainer.max_steps
+    if settings.warmup_steps(before) <= start.steps < settings.warmup_steps(now):
+        raise InputError(
+            f"trainer.max_steps={now}: at step {start.steps} the warm-up would begin again, as"
+            f" method.warmup={settings.warmup:g} is a share of all; use less, or another name="
+        )
 
 
 def _finish(run: Run, rest: Routed) -> None:

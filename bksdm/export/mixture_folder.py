@@ -29,6 +29,7 @@ from bksdm.export.router import SavedRouter, read_router
 from bksdm.models.encoder import load_saved
 from bksdm.models.hub import first_line
 from bksdm.models.source import NARROW
+from bksdm.models.teacher import weights_hash
 
 MIXTURE: Final = "mixture.json"
 ROUTER: Final = "router"
@@ -154,7 +155,7 @@ def load_mixture(folder: Path, *, in_memory: int = IN_MEMORY) -> MixturePipeline
     mixture, saved = read_mixture_record(folder), read_router(folder / ROUTER)
 
     def load(code: int) -> UNet2DConditionModel:
-        return narrow_networks(expert_folder(folder, code))["unet"]
+        return _expert(folder, next(each for each in mixture.experts if each.code == code))
 
     first = expert_folder(folder, mixture.experts[0].code) / "unet"
     with torch.device("meta"):
@@ -190,6 +191,17 @@ def load_mixture(folder: Path, *, in_memory: int = IN_MEMORY) -> MixturePipeline
         return [(share, hollow_unet(unet, read_plan(unet / PLAN))) for share, unet in units]
 
     return pipeline.of_experts(route, weights=_weights(saved, mixture), shapes=shapes)
+
+
+def _expert(folder: Path, record: ExpertRecord) -> UNet2DConditionModel:
+    place = expert_folder(folder, record.code)
+    unet: UNet2DConditionModel = narrow_networks(place)["unet"]
+    if weights_hash(unet) != record.weights:
+        raise InputError(
+            f"mixture {folder}: {place / 'unet'} has other weights than expert {record.code} had;"
+            f" {_AGAIN}"
+        )
+    return unet
 
 
 def _shared(folder: Path) -> dict[str, Any]:

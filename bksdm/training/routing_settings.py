@@ -24,7 +24,7 @@ class RoutingSettings:
         warmup: steps in which the predictor's own gates prune each sample, before codes do: a
             number, or below 1 a share of all steps.
         seed_codes: after the warm-up codes begin as parts of what the predictor has learnt, of one
-            global batch; else as orthogonal vectors, all of whose gates are open.
+            micro-batch of all processes; else as orthogonal vectors, all of whose gates are open.
         position: where gates act (`gates.attach`).
         counting: of MACs (`gates.budget`).
         hard: after the warm-up the U-Net sees gates of 0 and 1, as it will when it is cut; else

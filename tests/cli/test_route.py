@@ -29,7 +29,7 @@ def tiny_route(sd1_folder: Path, shards: Path) -> list[str]:
     """Arguments of a four-step training of a tiny teacher's router."""
     arguments = tiny_run_arguments(sd1_folder, shards)
     kept = [item for item in arguments[1:] if not item.startswith(NOT_OF_ROUTE)]
-    own = ["encoder=teacher_text", "method=aptp", "method.experts=3", "method.warmup=1"]
+    own = ["encoder=teacher_text", "method=aptp", "method.experts=3", "method.warmup=0.25"]
     own += ["analysis=false"]  # see test_route_analysis
     rates = ["optimizer.lr=0.05", "optimizer.warmup_steps=0", "speed=plain", "name=routed"]
     # As the experiment of named teachers has it otherwise: SD 2.1.
@@ -61,6 +61,8 @@ def test_a_router_goes_the_whole_way_and_resumes(
 
     assert run_cli(*tiny_route, "method.experts=2") == 2
     assert "was started with other settings: method.experts" in capsys.readouterr().err
+    assert run_cli(*tiny_route, "trainer.max_steps=40") == 2
+    assert "at step 4 the warm-up would begin again" in capsys.readouterr().err
     checkpoint = whole / "checkpoints" / "last.ckpt"
     for other, said in (
         (["export", f"checkpoint={checkpoint}", "out=x"], "holds a router; expected a student's"),

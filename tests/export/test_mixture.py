@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bksdm.errors import InputError
 from bksdm.evaluation.cost.image_cost import image_cost, parts_of_pipeline
@@ -192,6 +193,17 @@ def test_damaged_weights_are_told_when_the_expert_is_asked(mixture: Path) -> Non
     weights.write_bytes(weights.read_bytes()[:-64])
     pipeline = load_mixture(mixture)
     with pytest.raises(InputError, match="safetensors"):
+        pipeline.unet.expert(0)
+
+
+def test_other_weights_of_the_same_plan_are_told(mixture: Path) -> None:
+    """Or its pictures would pass for those of the mixture that was exported."""
+    (weights,) = (mixture / "experts" / "0" / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
+    pipeline = load_mixture(mixture)
+    pipeline.unet.expert(2)
+    with pytest.raises(InputError, match="has other weights than expert 0 had"):
         pipeline.unet.expert(0)
 
 
