@@ -63,6 +63,8 @@ def run(config: DictConfig) -> int:
     if out is None:
         raise InputError("out= is missing; expected the folder to write")
     ours = read_checkpoint(origin.checkpoint)["bksdm"]
+    if "plan" not in ours:
+        raise InputError(f"checkpoint {origin.checkpoint} holds a router; expected a student's")
     plan = plans.from_json(ours["plan"])
     settings.narrow(plan)  # what cannot be written is refused before anything large is read
     student = load_student(origin.checkpoint, weights=config.weights)

@@ -78,6 +78,11 @@ def location(name: str) -> Path | HubAddress:
         return address
     folder = RunFolder(Path(name))
     if folder.config.exists():
+        if folder.routing.exists():
+            raise InputError(
+                f"run {name} is of `bksdm route` and draws nothing itself; train its experts: bksdm"
+                f" train student=expert plan={folder.path / 'experts' / '0'}"
+            )
         if not folder.student.exists():
             raise InputError(
                 f"run {name} has no student yet; finish it, or use `bksdm export run={name}`"

@@ -1,7 +1,6 @@
 """What follows the training of a router: plans, samples of each expert, and the router itself."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.selection import Selection
 from bksdm.evaluation.report import table
 from bksdm.export.router import SavedRouter, write_router
+from bksdm.export.whole import replace_folder, scratch_folder
 from bksdm.gates.deploy import mean_macs
 from bksdm.gates.mixture import Mixture, deployed
 from bksdm.models.cost import parameter_count
@@ -56,17 +56,17 @@ def write_routed(folder: RunFolder, rest: Routed) -> str:
     )
     plans = [plan_of(gates, budget.sites) for gates in mixture.gates]
     experts = folder.path / "experts"
-    shutil.rmtree(experts, ignore_errors=True)  # of a run that was shorter
     names: list[str | None] = []
-    for code, plan in enumerate(plans):
-        mine = np.flatnonzero(mixture.routes == code)
-        names.append(f"experts/{code}" if len(mine) else None)
-        if len(mine):
-            own = experts / str(code)
-            own.mkdir(parents=True)
-            with replacing(own / PLAN) as temporary:
-                temporary.write_text(plan.to_json() + "\n")
-            Selection(mine, captions.index).write(own / SAMPLES)
+    with scratch_folder(experts, "tmp") as new:
+        for code, plan in enumerate(plans):
+            mine = np.flatnonzero(mixture.routes == code)
+            names.append(f"experts/{code}" if len(mine) else None)
+            if len(mine):
+                own = new / str(code)
+                own.mkdir()
+                (own / PLAN).write_text(plan.to_json() + "\n")
+                Selection(mine, captions.index).write(own / SAMPLES)
+        replace_folder(experts, new)  # those of a run that was shorter go
     saved = SavedRouter(
         router=mixture.router,
         encoder={**module.encoder.identity, "settings": dict(rest.encoder)},

@@ -13,6 +13,7 @@ from bksdm.cli.models import NamedModel, guidance_of, location, named_model, tea
 from bksdm.errors import InputError
 from bksdm.export.about import About, about_folder
 from bksdm.export.license import License, license_of, license_of_folder
+from bksdm.export.mixture_folder import is_mixture
 from bksdm.export.narrow import narrow_plan
 from bksdm.export.pipeline import assemble, folder_guidance
 from bksdm.export.sparse import folder_sparsity
@@ -69,6 +70,11 @@ def _named(name: str) -> ToPrune:
     model, place = named_model(name), location(name)
     teacher = teacher_source(name)
     local = place if isinstance(place, Path) else None
+    if local and is_mixture(local):
+        raise InputError(
+            f"model={name}: a mixture is not pruned as a whole; prune its experts' runs, or another"
+            " model"
+        )
     own = license_of_folder(local) if local else None
     return ToPrune(
         name=Path(name).name,

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bksdm.errors import InputError
 from bksdm.export.about import about_folder
@@ -62,14 +63,14 @@ def export_mixture(
 
     Raises:
         InputError: the folder holds what we did not write, or an expert is missing, of another
-            plan, or not narrow.
+            plan or teacher, or not narrow.
         RuntimeError: what was written differs.
     """
     saved, folder = read_router(route / ROUTER), folder.resolve()
     refuse_others(folder, mark=MIXTURE)
     by_code = {expert.code: expert for expert in experts}
     wanted = {code: plan for code, plan in enumerate(saved.plans) if plan is not None}
-    _check(route, wanted, by_code)
+    _check(route, wanted, by_code, teacher=dict(saved.teacher))
     with scratch_folder(folder, "tmp") as temporary:
         (temporary / ROUTER).mkdir()
         for name in (MEANING, WEIGHTS):
@@ -90,8 +91,14 @@ def export_mixture(
     return mixture
 
 
-def _check(route: Path, wanted: Mapping[int, str], experts: Mapping[int, TrainedExpert]) -> None:
-    """Each code's expert is there, narrow, and of its plan."""
+def _check(
+    route: Path,
+    wanted: Mapping[int, str],
+    experts: Mapping[int, TrainedExpert],
+    *,
+    teacher: dict[str, Any],
+) -> None:
+    """Each code's expert is there, narrow, of its plan, and cut from the router's teacher."""
     for code, plan in wanted.items():
         expert = experts.get(code)
         if expert is None:
@@ -104,6 +111,12 @@ def _check(route: Path, wanted: Mapping[int, str], experts: Mapping[int, Trained
             raise InputError(
                 f"{expert.folder}: no {mine.name} in its unet/; expected a narrow student, exported"
                 " without export.masked"
+            )
+        about = about_folder(expert.folder)
+        if about is not None and {name: about.teacher.get(name) for name in teacher} != teacher:
+            raise InputError(
+                f"{expert.folder} is of the teacher {about.teacher['path']}, the router of"
+                f" {teacher['path']}; train it again, or name the right run in experts="
             )
         if read_plan(mine) != read_plan(route / plan / PLAN):
             raise InputError(
@@ -131,5 +144,7 @@ def _copied(expert: TrainedExpert, mixture: Path, *, tokens: int) -> ExpertRecor
 def _prove(folder: Path, mixture: Mixture) -> None:
     pipeline = load_mixture(folder, in_memory=1)
     for each in mixture.experts:
-        if weights_hash(pipeline.unet.expert(each.code)) != each.weights:
-            raise RuntimeError(f"expert {each.code} does not reload with the weights it had")
+        try:
+            pipeline.unet.expert(each.code)  # which compares the weights
+        except InputError as error:
+            raise RuntimeError(f"expert {each.code} does not reload: {error}") from error

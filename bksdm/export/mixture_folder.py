@@ -11,7 +11,8 @@ analysis.json                             who gets what, if its router's run has
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from bksdm.export.router import SavedRouter, read_router
 from bksdm.models.encoder import load_saved
 from bksdm.models.hub import first_line
 from bksdm.models.source import NARROW
+from bksdm.models.teacher import weights_hash
 
 MIXTURE: Final = "mixture.json"
 ROUTER: Final = "router"
@@ -109,6 +111,8 @@ def read_mixture_record(folder: Path) -> Mixture:
             raise ValueError("of another version")
         experts = tuple(ExpertRecord(**each) for each in values.pop("experts"))
         mixture = Mixture(experts=experts, **values)
+        if not experts:
+            raise ValueError("no experts")
     except FileNotFoundError:
         raise InputError(f"{folder}: no {MIXTURE}; expected a mixture") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -151,7 +155,7 @@ def load_mixture(folder: Path, *, in_memory: int = IN_MEMORY) -> MixturePipeline
     mixture, saved = read_mixture_record(folder), read_router(folder / ROUTER)
 
     def load(code: int) -> UNet2DConditionModel:
-        return narrow_networks(expert_folder(folder, code))["unet"]
+        return _expert(folder, next(each for each in mixture.experts if each.code == code))
 
     first = expert_folder(folder, mixture.experts[0].code) / "unet"
     with torch.device("meta"):
@@ -167,8 +171,17 @@ def load_mixture(folder: Path, *, in_memory: int = IN_MEMORY) -> MixturePipeline
     pipeline.set_progress_bar_config(disable=True)
     encoder = load_saved(saved.encoder, pipeline)
 
+    @cache
+    def exact() -> CLIPTextModel:
+        return _text_encoder(folder)
+
     def route(prompts: Sequence[str]) -> list[int]:
-        codes: list[int] = saved.router.route(encoder.embed(prompts).cpu()).tolist()
+        reader = encoder
+        own = pipeline.text_encoder
+        if encoder.network is own and own.dtype != torch.float32:
+            # Cast with its pipeline: but who draws a prompt depends on the prompt alone.
+            reader = replace(encoder, network=exact().to(pipeline.device))
+        codes: list[int] = saved.router.route(reader.embed(prompts).cpu()).tolist()
         return codes
 
     def shapes() -> list[tuple[float, UNet2DConditionModel]]:
@@ -180,13 +193,22 @@ def load_mixture(folder: Path, *, in_memory: int = IN_MEMORY) -> MixturePipeline
     return pipeline.of_experts(route, weights=_weights(saved, mixture), shapes=shapes)
 
 
+def _expert(folder: Path, record: ExpertRecord) -> UNet2DConditionModel:
+    place = expert_folder(folder, record.code)
+    unet: UNet2DConditionModel = narrow_networks(place)["unet"]
+    if weights_hash(unet) != record.weights:
+        raise InputError(
+            f"mixture {folder}: {place / 'unet'} has other weights than expert {record.code} had;"
+            f" {_AGAIN}"
+        )
+    return unet
+
+
 def _shared(folder: Path) -> dict[str, Any]:
     try:
         return {
             "vae": AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=torch.float32
-            ),
+            "text_encoder": _text_encoder(folder),
             "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             "scheduler": _scheduler(folder / "scheduler"),
         }
@@ -194,9 +216,16 @@ def _shared(folder: Path) -> dict[str, Any]:
         raise InputError(f"mixture {folder}: {first_line(error)}; {_AGAIN}") from error
 
 
+def _text_encoder(folder: Path) -> CLIPTextModel:
+    return CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+
+
 def _scheduler(folder: Path) -> Any:
     config = DDPMScheduler.load_config(folder)
-    return getattr(diffusers, config["_class_name"]).from_config(config)
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None:
+        raise ValueError(f"{folder.name}: diffusers has no {config.get('_class_name')}")
+    return kind.from_config(config)
 
 
 def _weights(saved: SavedRouter, mixture: Mixture) -> str:

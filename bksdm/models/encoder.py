@@ -54,12 +54,13 @@ class Encoder:
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> Tensor:
         """Mean of the last states over each caption's own tokens: (B, E), float32, on the network's
-        device.
+        device. Never under autocast: prompts are routed in training as they are afterwards.
         """
-        parts = [
-            self._embedded(list(captions[start : start + BATCH]))
-            for start in range(0, len(captions), BATCH)
-        ]
+        with torch.autocast(next(self.network.parameters()).device.type, enabled=False):
+            parts = [
+                self._embedded(list(captions[start : start + BATCH]))
+                for start in range(0, len(captions), BATCH)
+            ]
         return torch.cat(parts)
 
     def _embedded(self, captions: list[str]) -> Tensor:

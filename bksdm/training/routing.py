@@ -2,7 +2,7 @@
 teacher and, with gates, student at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from bksdm.models.teacher import Teacher
 from bksdm.training.module import StepModule, StepSettings
 from bksdm.training.predict import predict, sent
 from bksdm.training.routing_settings import RoutingSettings
-from bksdm.training.together import gathered, summed
+from bksdm.training.together import all_rows, gathered, summed
 
 TERMS: Final = (*RoutingTerms.__dataclass_fields__, "macs", "loss")
 
@@ -112,7 +112,7 @@ class Routing(StepModule):
         embeddings = self.encoder.embed(batch.captions).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
             decided = self.decided(embeddings, batch.seeds, step=step)
-        return self._terms(batch, decided, embeddings)
+        return self._terms(batch, decided, embeddings, joined=gathered)
 
     def decided(self, embeddings: Tensor, seeds: Tensor, *, step: int) -> Decided:
         """Gates of a batch with these embeddings (B, E) and seeds (B,): in the warm-up each
@@ -170,20 +170,26 @@ class Routing(StepModule):
         return torch.nn.functional.one_hot(assigned, self.router.experts).to(similarity.dtype)
 
     def _terms(
-        self, batch: TextImageBatch, decided: Decided, embeddings: Tensor
+        self,
+        batch: TextImageBatch,
+        decided: Decided,
+        embeddings: Tensor,
+        *,
+        joined: Callable[[Tensor], Tensor],
     ) -> tuple[RoutingTerms, Tensor]:
+        """Terms of the rows that `joined` makes of those of all processes."""
         noisy = self.noise(batch)
         target, guess = self._answers(noisy, decided.values)
         with torch.autocast(self.device.type, enabled=False):
-            hard = gathered(decided.hard)
+            hard = joined(decided.hard)
             terms = routing_terms(
                 guess,
                 target,
                 noisy,
                 ratios=self.budget.ratio(hard),
                 target=self.budget.prunable_target(self.settings.target),
-                gates=gathered(signatures(decided.own, self.router.sites)),
-                embeddings=gathered(self.router.standardised(embeddings)),
+                gates=joined(signatures(decided.own, self.router.sites)),
+                embeddings=joined(self.router.standardised(embeddings)),
             )
             macs = self.budget.macs(hard.detach()).mean() / self.budget.total
         return terms, macs.float()
@@ -216,11 +222,11 @@ class Routing(StepModule):
         embeddings = self.encoder.embed(batch.captions).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
             decided = self.deployed(embeddings, step=self.trainer.global_step)
-        terms, macs = self._terms(batch, decided, embeddings)
+        terms, macs = self._terms(batch, decided, embeddings, joined=all_rows)
         named = {**vars(terms), "macs": macs, "loss": terms.total(self.settings.weights)}
         self.log_dict(
             {f"val/{name}": value.float() for name, value in named.items()},
-            batch_size=len(batch),
+            batch_size=1,  # Lightning rounds the mean of the processes' counts down
             sync_dist=True,
         )
 

@@ -24,7 +24,7 @@ class RoutingSettings:
         warmup: steps in which the predictor's own gates prune each sample, before codes do: a
             number, or below 1 a share of all steps.
         seed_codes: after the warm-up codes begin as parts of what the predictor has learnt, of one
-            global batch; else as orthogonal vectors, all of whose gates are open.
+            micro-batch of all processes; else as orthogonal vectors, all of whose gates are open.
         position: where gates act (`gates.attach`).
         counting: of MACs (`gates.budget`).
         hard: after the warm-up the U-Net sees gates of 0 and 1, as it will when it is cut; else
@@ -86,8 +86,18 @@ class RoutingSettings:
                 expected.number(f"method.{name}", getattr(self, name), above=0)
 
     def warmup_steps(self, steps: int) -> int:
-        """Of a run of so many steps."""
-        return math.ceil(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+        """Of a run of so many steps.
+
+        Raises:
+            InputError: none would be left for the codes.
+        """
+        found = math.ceil(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+        if found >= steps:
+            raise InputError(
+                f"method.warmup={self.warmup:g} takes all of trainer.max_steps={steps}; expected"
+                " less: codes are trained after it"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

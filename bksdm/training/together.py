@@ -28,6 +28,22 @@ def gathered(rows: Tensor) -> Tensor:
     return found
 
 
+def all_rows(rows: Tensor) -> Tensor:
+    """The same without gradients; processes may have different numbers of rows (B, ...), as in
+    validation.
+    """
+    if not _many():
+        return rows
+    world = dist.get_world_size()
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world)]
+    dist.all_gather(counts, torch.full_like(counts[0], len(rows)))
+    most = max(map(int, counts))
+    padded = torch.cat([rows.detach(), rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
 def _many() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

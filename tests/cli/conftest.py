@@ -77,7 +77,7 @@ def once(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

@@ -147,7 +147,7 @@ def type_into(shell: list[str], keys: str, folder: Path) -> None:
     reader.start()
     os.write(ours, keys.encode())
     try:
-        process.wait(timeout=60)
+        process.wait(timeout=180)
     except subprocess.TimeoutExpired:
         process.kill()
         pytest.fail(screen.decode(errors="replace"))

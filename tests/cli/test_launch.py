@@ -97,7 +97,7 @@ def test_what_is_missing_for_slurm_is_one_line(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 2

@@ -245,7 +245,7 @@ def test_an_ended_run_leaves_whole_shards_and_no_process(
 ) -> None:
     with endless(tmp_path, code) as process:
         end(process.pid)
-        error = process.communicate(timeout=30)[1]
+        error = process.communicate(timeout=120)[1]
         assert process.returncode == returned
         deadline = time.monotonic() + 10
         while survivors(process.pid) and time.monotonic() < deadline:

@@ -25,6 +25,8 @@ def models(sd1_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     xl = StableDiffusionPipeline.from_pretrained(sd1_folder, safety_checker=None)
     xl.unet.register_to_config(addition_embed_type="text")
     xl.save_pretrained(folder / "xl")
+    shutil.copytree(sd1_folder, folder / "mixture")
+    (folder / "mixture" / "mixture.json").write_text("{}")
     (folder / "transformer" / "transformer").mkdir(parents=True)
     index = {
         "_class_name": "StableDiffusion3Pipeline",
@@ -115,6 +117,7 @@ def test_settings_of_one_model(
             "model={models}/pruned",
             "of the unet's weights that may be pruned 50.0 % are zeros already",
         ),
+        ("model={models}/mixture", "a mixture is not pruned as a whole"),
         ("model={models}/no-text", "no-text"),
         ("teacher={models}/no-text", "no-text"),
         ("model=not/there/at/all", "model not/there/at/all: nothing there"),

