@@ -66,7 +66,7 @@ EACH: Final = Case(
 PUBLISHED: Final = Case(
     name="4 experts, as published",
     budget=0.65,
-    route=["method=aptp_published", "method.experts=4", "optimizer=adamw_routing"],
+    route=["method=aptp_published", "method.experts=4"],
 )
 
 ALL: Final = [*main_cases(0.65), BLOCKS, *main_cases(0.45), EACH, *ABLATIONS, PUBLISHED]

@@ -72,7 +72,12 @@ class Study:
         route = folder / "route"
         self.bksdm(
             *["route", *case.route, f"method.target={case.budget}", f"seed={seed}", *self.data],
-            *[f"runs_dir={folder}", "name=route", f"trainer.max_steps={self.routing}"],
+            *[
+                f"runs_dir={folder}",
+                "name=route",
+                "analysis=false",
+                f"trainer.max_steps={self.routing}",
+            ],
         )
         plans = plans_of(route)
         steps = self.steps if case.each else self.steps // len(plans)
