@@ -8,7 +8,7 @@ TEACHER: Final = "teacher"
 ONE: Final = "one architecture, learned"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """A way to spend MACs and steps.
 

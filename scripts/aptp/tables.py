@@ -12,7 +12,7 @@ from bksdm.evaluation.comparison import mean_interval
 from bksdm.evaluation.measures.attributes import ALL
 from bksdm.evaluation.measures.denoising import NAME as DENOISING
 from bksdm.evaluation.report import table
-from bksdm.evaluation.results import RESULTS, ModelResult, read_results
+from bksdm.evaluation.results import RESULTS, ModelResult, read_items, read_results
 from scripts.aptp.cases import ONE, Case
 
 HEADER = ["", "MACs", "seeds", "all right, %", "beside one learned, points", "denoising loss"]
@@ -25,17 +25,16 @@ def result_in(folder: Path) -> ModelResult:
     return found
 
 
-def items(result: ModelResult) -> dict[str, float]:
+def items(folder: Path) -> dict[str, float]:
     """Of each prompt whether all attributes are right."""
-    score = result.score(ALL)
-    assert score is not None
-    assert score.items is not None
-    return dict(zip(score.items.ids, score.items.values, strict=True))
+    (place,) = (file.parent for file in folder.glob(f"*/*/{RESULTS}"))
+    found = read_items(place)[ALL]
+    return dict(zip(found.ids, found.values, strict=True))
 
 
 def by_prompt(folders: Sequence[Path]) -> NDArray[np.float64]:
     """Each prompt's mean over the seeds, in percent."""
-    each = [items(result_in(folder)) for folder in folders]
+    each = [items(folder) for folder in folders]
     return 100 * np.array([[one[name] for name in sorted(each[0])] for one in each]).mean(0)
 
 
