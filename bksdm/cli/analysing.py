@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bksdm.cli.routed import PLAN, SAMPLES, Routed
+from bksdm.cli.expert import SAMPLES
+from bksdm.cli.routed import Routed
 from bksdm.data.captions import BAD, Captions
 from bksdm.data.selection import Selection
 from bksdm.evaluation.routing import told
@@ -29,9 +30,9 @@ from bksdm.evaluation.routing.hardness import (
 )
 from bksdm.evaluation.routing.heat import in_forward_order, kept_shares
 from bksdm.evaluation.routing.words import word_lifts
+from bksdm.export.narrow import PLAN, read_plan
 from bksdm.export.pipeline import best_device
 from bksdm.processes import this_process
-from bksdm.surgery.width import WidthPlan
 from bksdm.training.checkpoint import load_router, read_checkpoint
 from bksdm.training.folder import RunFolder
 
@@ -98,7 +99,7 @@ def _experts(
     for each, own in zip(experts, words, strict=True):
         kept: tuple[float, ...] = ()
         if each["folder"] is not None:
-            plan = WidthPlan.from_json((folder.path / each["folder"] / PLAN).read_text())
+            plan = read_plan(folder.path / each["folder"] / PLAN)
             kept = kept_shares(plan, rest.module.budget.sites)
         values = {name: each[name] for name in names}
         result.append(ExpertAnalysis(**values, prompts=each["samples"], kept=kept, words=own))

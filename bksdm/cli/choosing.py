@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 
 from bksdm.atomic import replacing
 from bksdm.cli.config import built, differing_keys, plain, run_path
-from bksdm.cli.routed import PLAN
 from bksdm.cli.same_run import FREE
 from bksdm.cli.student import whole_resolution
 from bksdm.errors import InputError
+from bksdm.export.narrow import PLAN
 from bksdm.gates.budget import Budget
 from bksdm.gates.deploy import ranked_gates
 from bksdm.models.source import TeacherSource

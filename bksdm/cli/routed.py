@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from bksdm.atomic import replacing
+from bksdm.cli.expert import SAMPLES
 from bksdm.data.captions import BAD, Captions
 from bksdm.data.datamodule import ShardDataModule
 from bksdm.data.selection import Selection
 from bksdm.evaluation.report import table
+from bksdm.export.narrow import write_plan
 from bksdm.export.router import SavedRouter, write_router
 from bksdm.export.whole import replace_folder, scratch_folder
 from bksdm.gates.deploy import mean_macs
@@ -23,9 +25,6 @@ from bksdm.surgery.narrow import empty_narrow
 from bksdm.surgery.width import WidthPlan, plan_of
 from bksdm.training.folder import RunFolder
 from bksdm.training.routing import Routing
-
-PLAN = "plan.json"
-SAMPLES = "samples.npz"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def write_routed(folder: RunFolder, rest: Routed) -> str:
             if len(mine):
                 own = new / str(code)
                 own.mkdir()
-                (own / PLAN).write_text(plan.to_json() + "\n")
+                write_plan(own, plan)
                 Selection(mine, captions.index).write(own / SAMPLES)
         replace_folder(experts, new)  # those of a run that was shorter go
     saved = SavedRouter(
