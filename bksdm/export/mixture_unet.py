@@ -75,7 +75,13 @@ class MixtureUnet(nn.Module):
             while len(self._experts) >= self.in_memory:
                 self._experts.popitem(last=False)
             self._experts[number] = self._load(number).eval().requires_grad_(requires_grad=False)
-        return self._experts[number].to(self.device, self.dtype)
+        unet = self._experts[number]
+        if (unet.device, unet.dtype) != (
+            self.device,
+            self.dtype,
+        ):  # not at every call: it takes time
+            unet.to(self.device, self.dtype)
+        return unet
 
     @contextmanager
     def taking(self, routes: Sequence[int]) -> Iterator[None]:
@@ -108,9 +114,15 @@ class MixtureUnet(nn.Module):
                 f"a mixture was asked {rows} rows with the experts of"
                 f" {len(self._routes or ())} prompts; ask inside `taking`, or call the pipeline"
             )
+        numbers = dict.fromkeys(self._routes)
+        if len(numbers) == 1:  # as the pipeline asks: nothing is copied
+            answer = self.expert(next(iter(numbers)))(
+                sample, timestep, encoder_hidden_states, return_dict=False, **more
+            )[0]
+            return UNet2DConditionOutput(sample=answer) if return_dict else (answer,)
         of = torch.tensor(self._routes).repeat(rows // len(self._routes))
         answer = torch.empty_like(sample)
-        for number in dict.fromkeys(self._routes):
+        for number in numbers:
             mine = (of == number).nonzero()[:, 0].to(sample.device)
             each = isinstance(timestep, Tensor) and timestep.ndim == 1 and len(timestep) == rows
             answer[mine] = self.expert(number)(
