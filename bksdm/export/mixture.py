@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import CLIPTextModel
+
 from bksdm.errors import InputError
 from bksdm.export.about import about_folder
 from bksdm.export.mixture_folder import (
@@ -71,6 +73,8 @@ def export_mixture(
     by_code = {expert.code: expert for expert in experts}
     wanted = {code: plan for code, plan in enumerate(saved.plans) if plan is not None}
     _check(route, wanted, by_code, teacher=dict(saved.teacher))
+    for code in wanted:
+        _check_text(by_code[code].folder, around)
     with scratch_folder(folder, "tmp") as temporary:
         (temporary / ROUTER).mkdir()
         for name in (MEANING, WEIGHTS):
@@ -123,6 +127,17 @@ def _check(
                 f"{expert.folder} was cut to another plan than {route / plan}; train it again, or"
                 " name the right run in experts="
             )
+
+
+def _check_text(folder: Path, around: Teacher) -> None:
+    """An expert was trained with the text states that all of a mixture share."""
+    own = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype="auto").state_dict()
+    shared = around.text_encoder.state_dict()
+    if any(not shared[name].to(own[name].dtype).equal(own[name]) for name in own):
+        raise InputError(
+            f"{folder} has a text encoder of its own, of which a mixture has one for all; train the"
+            " expert without a pruned method.init"
+        )
 
 
 def _copied(expert: TrainedExpert, mixture: Path, *, tokens: int) -> ExpertRecord:

@@ -3,12 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from bksdm.errors import InputError
 from bksdm.evaluation.cost.image_cost import image_cost, parts_of_pipeline
@@ -134,6 +135,19 @@ def test_a_prompt_goes_the_same_way_in_half_precision(whole: Path) -> None:
         pipeline.to(torch.float32)
         load_mixture(whole).route(TEXTS)
     assert found[0].equal(found[1])
+
+
+def test_an_expert_with_a_text_encoder_of_its_own(
+    route: Path, experts: list[TrainedExpert], small: Teacher, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(experts[0].folder, tmp_path / "own"))
+    pruned = CLIPTextModel.from_pretrained(own / "text_encoder")
+    pruned.get_parameter("final_layer_norm.weight").data[0] = 0
+    pruned.save_pretrained(own / "text_encoder")
+    ours, out = [replace(experts[0], folder=own), experts[1]], tmp_path / "mixture"
+    with pytest.raises(InputError, match="a text encoder of its own"):
+        export_mixture(route, ours, small, out, guidance=None)
+    assert not out.exists()
 
 
 def test_costs_are_the_mean_over_the_prompts(whole: Path) -> None:
