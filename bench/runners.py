@@ -47,19 +47,20 @@ class Bench:
     Attributes:
         world: what is trained on what.
         teacher: its teacher, of which every runner has its own copy.
-        shards: its data.
+        shards: its data; None where batches are given.
         device: where the steps run.
         clock: seconds, of the wall or of this process.
     """
 
     world: World
     teacher: Teacher
-    shards: Shards
+    shards: Shards | None
     device: torch.device
     clock: Callable[[], float] = time.perf_counter
 
     def data(self, step: Step) -> Any:
         """The data that a kind of step takes."""
+        assert self.shards is not None
         if step.pictures:
             return self.shards.data("pictures")
         return self.shards.data("latents and text" if step.cached_text else "latents")
@@ -127,9 +128,11 @@ def distillation(bench: Bench, step: Step, kind: type[Distillation] = Distillati
 
 
 class BareLoop:
-    """The same maths without a trainer."""
+    """The same maths without a trainer, on the shards' batches or on those that are given."""
 
-    def __init__(self, bench: Bench, step: Step) -> None:
+    def __init__(
+        self, bench: Bench, step: Step, batches: Iterator[TextImageBatch] | None = None
+    ) -> None:
         self.bench = bench
         self.module = distillation(bench, step)
         self.module.to(bench.device)
@@ -137,7 +140,7 @@ class BareLoop:
         rehearsal = Rehearsal(
             self.module, precision=step.precision, ema_decay=0.9999, max_steps=FOREVER
         )
-        self.steps = (rehearsal.step([batch]) for batch in bench.batches(step))
+        self.steps = (rehearsal.step([batch]) for batch in batches or bench.batches(step))
 
     def block(self, steps: int) -> float:
         """Seconds of so many steps."""
@@ -151,7 +154,9 @@ class BareLoop:
 class Reference:
     """The reference recipe, from pictures; in half precision on a GPU, as published."""
 
-    def __init__(self, bench: Bench, step: Step) -> None:
+    def __init__(
+        self, bench: Bench, step: Step, batches: Iterator[TextImageBatch] | None = None
+    ) -> None:
         self.bench = bench
         mixed = bench.device.type == "cuda"
         teacher = bench.own_teacher()
@@ -160,7 +165,7 @@ class Reference:
         self.steps = reference_loop(
             teacher,
             student,
-            bench.batches(replace(step, pictures=True)),
+            batches or bench.batches(replace(step, pictures=True)),
             pairs=feature_pairs(bench.world.plan, teacher.unet.config),
             mixed=mixed,
         )

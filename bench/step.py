@@ -6,14 +6,12 @@ The two sides of a case take turns in blocks of steps, so that the machine's moo
 
 import argparse
 import gc
-import signal
 import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import torch
 
 from bench.cases import CASES, Case, Side, Step
 from bench.ours import ThroughTrainer
+from bench.patience import ImpatientError, patience
 from bench.runners import BareLoop, Bench, Reference, Runner
 from bench.world import WORLDS, drawn_shards
 from bksdm.errors import InputError
@@ -62,8 +61,11 @@ def measured(bench: Bench, case: Case, turns: Turns, ours: Runner) -> Measured:
     rates: tuple[list[float], list[float]] = ([], [])
     try:
         for runner in runners:
-            with patience(turns.patience):
-                runner.block(turns.steps)
+            try:
+                with patience(turns.patience):
+                    runner.block(turns.steps)
+            except ImpatientError as error:
+                raise InputError(f"its first block takes {error} (--patience)") from error
         for turn in range(turns.turns):
             for which in (0, 1) if turn % 2 else (1, 0):
                 rates[which].append(images / runners[which].block(turns.steps))
@@ -72,28 +74,6 @@ def measured(bench: Bench, case: Case, turns: Turns, ours: Runner) -> Measured:
             if runner is not ours:
                 runner.close()
     return Measured(*rates)
-
-
-@contextmanager
-def patience(seconds: int) -> Iterator[None]:
-    """A limit on what compiles: it is called as Ctrl-C would be.
-
-    Raises:
-        InputError: the block took longer.
-    """
-
-    def too_long(*signal_and_frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(seconds)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise InputError(f"its first block takes more than {seconds} s (--patience)") from error
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _runner(bench: Bench, side: Side, ours: Runner) -> Runner:

@@ -141,7 +141,7 @@ def unet_module_cost(
     """Cost of a U-Net as it is, also of one that is narrower than its config says, on latents of
     `size` a side (None: its own `sample_size`), attending to `tokens` text states.
     """
-    unet, config = weightless(unet), unet.config
+    unet, config = weightless(unet).float(), unet.config
     size = size or config["sample_size"]
     width = config["cross_attention_dim"]
     width = width if isinstance(width, int) else width[0]

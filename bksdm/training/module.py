@@ -139,7 +139,7 @@ class StepModule(pl.LightningModule, ABC):
         compute its norms in float32.
         """
         cast = torch.is_autocast_enabled(self.device.type)
-        return cast and self.teacher.unet.dtype.itemsize > 2
+        return cast and next(self.teacher.unet.parameters()).dtype.itemsize > 2
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trained network alone."""

@@ -80,4 +80,5 @@ def sent(drawn: Tensor, device: torch.device) -> Tensor:
 
 
 def _inputs(unet: UNet2DConditionModel, noisy: NoisyBatch) -> tuple[Tensor, Tensor, Tensor]:
-    return noisy.latents.to(unet.dtype), noisy.timesteps, noisy.text.to(unet.dtype)
+    dtype = next(unet.parameters()).dtype  # unet.dtype looks at every module: 2 ms on the CPU
+    return noisy.latents.to(dtype), noisy.timesteps, noisy.text.to(dtype)

@@ -51,23 +51,27 @@ PROTOCOL = Protocol(
 LOSS_PICTURES = 1024
 
 
-def write_card(folder: Path) -> None:
-    """Measure, print, and write README.md into the folder."""
-    pipeline = load_pipeline(folder)
-    prompts = PROTOCOL.prompts.read()
+def scored(pipeline: StableDiffusionPipeline, protocol: Protocol = PROTOCOL) -> list[Score]:
+    """What the attributes of a pipeline's pictures score."""
+    prompts = protocol.prompts.read()
     with TemporaryDirectory() as place, tqdm(total=len(prompts), disable=None) as bar:
-        gallery = Gallery(Path(place), PROTOCOL.keeping, latents=False)
+        gallery = Gallery(Path(place), protocol.keeping, latents=False)
         (gallery.folder / IMAGES).mkdir()
-        scored = evaluate(
-            ready(pipeline, PROTOCOL),
+        return evaluate(
+            ready(pipeline, protocol),
             prompts,
             gallery,
             baseline=None,
             process=Process(),
             advance=bar.update,
         )
+
+
+def write_card(folder: Path) -> None:
+    """Measure, print, and write README.md into the folder."""
+    pipeline = load_pipeline(folder)
     scores = table(
-        [_row(score) for score in scored],
+        [_row(score) for score in scored(pipeline)],
         header=["attribute", "right, %", "95 % interval", "prompts"],
     )
     card = CARD.format(

@@ -132,7 +132,8 @@ def _loss(
     noise = torch.randn(latents.shape, generator=rng)
     noisy = noise_schedule.add_noise(latents, noise, timesteps)
     target = noise_schedule.get_velocity(latents, noise, timesteps)
-    return F.mse_loss(unet(noisy, timesteps, states).sample, target)
+    inputs = (part.to(unet.device) for part in (noisy, timesteps, states))
+    return F.mse_loss(unet(*inputs).sample, target.to(unet.device))
 
 
 def train(
@@ -144,9 +145,10 @@ def train(
     batch: int,
     lr: float,
     name: str = "unet",
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
 ) -> UNet2DConditionModel:
     """Train on the cache, resumably; returns the exponential moving average."""
-    unet = build(layout, text_width=cache.states.shape[-1])
+    unet = build(layout, text_width=cache.states.shape[-1]).to(device)
     return fit(
         unet,
         lambda rng: denoising_loss(unet, cache, rng, batch=batch),

@@ -1,0 +1,58 @@
+"""Generation by teacher and students, one at a time and many at once, and a call of each U-Net."""
+
+import torch
+
+from bench.sections.ladder import STUDENTS
+from bench.sections.section import Section
+from bksdm.evaluation.cost.latency import LatencySettings, ModelLatency, pipeline_latency
+from bksdm.evaluation.cost.timing import Measured
+from bksdm.evaluation.generate import Sampling
+from bksdm.export.pipeline import assemble
+from bksdm.surgery.blocks import remove_blocks
+
+
+def measure(section: Section) -> None:
+    """All in one run, in turn, as their ratios are what counts."""
+    section.attempt("generation", lambda: _generated(section), seconds=5)
+
+
+def _generated(section: Section) -> None:
+    setting, teacher = section.setting, section.setting.teacher
+    unets = {"teacher": teacher.unet}
+    unets |= {name: remove_blocks(teacher.unet, plan=plan) for name, plan in STUDENTS.items()}
+    gpu = setting.device.type == "cuda"
+    pipelines = {
+        name: assemble(teacher, unet).to(setting.device, torch.float16 if gpu else torch.float32)
+        for name, unet in unets.items()
+    }
+    for pipeline in pipelines.values():
+        pipeline.set_progress_bar_config(disable=True)
+    steps, batch = setting.sampling
+    report = pipeline_latency(
+        pipelines,
+        LatencySettings(repeats=10 if gpu else 1, image_repeats=1, batch_sizes=(batch,)),
+        sampling=Sampling(steps=steps, guidance=7.5, batch_size=batch),
+    )
+    for model in report.models:
+        section.row("generate", model=model.model, **_cells(model))
+    section.note(
+        f"generate: {steps} steps at guidance 7.5, {'float16' if gpu else 'float32'};"
+        " in brackets, time beside the teacher's"
+    )
+
+
+def _cells(model: ModelLatency) -> dict[str, str]:
+    one, many = model.images[0], model.images[-1]
+    return {
+        "U-Net call, 2 rows": _time(model.unet_calls[-1], 1e3, "ms"),
+        "an image": _time(one, 1, "s"),
+        f"images/s at {many.batch}": "-" if not many.per_second else f"{many.per_second:.3g}",
+        "GiB": "-" if many.peak_bytes is None else f"{many.peak_bytes / 2**30:.1f}",
+    }
+
+
+def _time(measured: Measured, scale: float, unit: str) -> str:
+    if measured.seconds is None:
+        return "out of memory"
+    ratio = "" if measured.ratio is None else f" ({measured.ratio.median:.2f})"
+    return f"{scale * measured.seconds.median:.3g} {unit}{ratio}"
