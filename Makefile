@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 FIDELITY := torch-fidelity==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports notebooks same-loss bench bench-data bench-memory bench-prune bench-aptp bench-eval assets clean
+.PHONY: help setup dist data train-base train-small train-tiny ablation test test-slow test-slurm test-browser test-wheel lint types imports notebooks same-loss bench bench-data bench-memory bench-prune bench-aptp bench-eval bench-gpu assets clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ bench-aptp: $(STAMP)  ## What gates and routing add, what narrow experts save, i
 
 bench-prune: $(STAMP)  ## Magnitude pruning and packing at the size of SD 2: speed, sizes, memory (docs/pruning.md)
 	$(BIN)/python -m bench.prune $(ARGS)
+
+bench-gpu: $(STAMP)  ## Everything that only a GPU at real size shows, in 9 minutes (ARGS=--cpu: a dry run)
+	PYTHON=$(BIN)/python bench/gpu.sh $(ARGS)
 
 bench: $(STAMP)  ## Training steps in ratios: bare loop, reference recipe, every switch (docs/performance.md)
 	$(BIN)/python -m bench.step $(ARGS)
