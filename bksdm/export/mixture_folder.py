@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from bksdm.errors import InputError
@@ -29,7 +28,7 @@ from bksdm.export.router import SavedRouter, read_router
 from bksdm.models.encoder import load_saved
 from bksdm.models.hub import first_line
 from bksdm.models.source import NARROW
-from bksdm.models.teacher import weights_hash
+from bksdm.models.teacher import load_scheduler, weights_hash
 
 MIXTURE: Final = "mixture.json"
 ROUTER: Final = "router"
@@ -210,7 +209,7 @@ def _shared(folder: Path) -> dict[str, Any]:
             "vae": AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32),
             "text_encoder": _text_encoder(folder),
             "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            "scheduler": _scheduler(folder / "scheduler"),
+            "scheduler": load_scheduler(folder),
         }
     except (OSError, ValueError) as error:
         raise InputError(f"mixture {folder}: {first_line(error)}; {_AGAIN}") from error
@@ -218,14 +217,6 @@ def _shared(folder: Path) -> dict[str, Any]:
 
 def _text_encoder(folder: Path) -> CLIPTextModel:
     return CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-
-
-def _scheduler(folder: Path) -> Any:
-    config = DDPMScheduler.load_config(folder)
-    kind = getattr(diffusers, str(config.get("_class_name")), None)
-    if kind is None:
-        raise ValueError(f"{folder.name}: diffusers has no {config.get('_class_name')}")
-    return kind.from_config(config)
 
 
 def _weights(saved: SavedRouter, mixture: Mixture) -> str:

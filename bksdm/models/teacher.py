@@ -165,7 +165,7 @@ def _pretrained_teacher(source: TeacherSource) -> Teacher:
                 subfolder="text_encoder", dtype=torch.float32, **place
             ),
             tokenizer=CLIPTokenizer.from_pretrained(subfolder="tokenizer", **place),
-            scheduler=_load_scheduler(place),
+            scheduler=load_scheduler(**place),
         )
     except (OSError, ValueError) as error:
         raise InputError(
@@ -187,13 +187,26 @@ def _refuse_unstock(source: TeacherSource) -> None:
         )
 
 
-def _load_scheduler(place: dict[str, Any]) -> SchedulerMixin:
-    config, _ = DDPMScheduler.load_config(return_unused_kwargs=True, subfolder="scheduler", **place)
+def load_scheduler(
+    pretrained_model_name_or_path: str | Path, *, revision: str | None = None
+) -> SchedulerMixin:
+    """The scheduler of a diffusers folder or repository, of the class that it names.
+
+    Raises:
+        InputError: diffusers has no such class.
+        OSError: there is none.
+    """
+    config, _ = DDPMScheduler.load_config(
+        pretrained_model_name_or_path,
+        return_unused_kwargs=True,
+        subfolder="scheduler",
+        revision=revision,
+    )
     kind = getattr(diffusers, config.get("_class_name", ""), None)
     if kind is None:
         raise InputError(
             f"unknown scheduler class {config.get('_class_name')!r} in"
-            f" {place['pretrained_model_name_or_path']}"
+            f" {pretrained_model_name_or_path}"
         )
     scheduler: SchedulerMixin = kind.from_config(config)
     return scheduler

@@ -45,6 +45,7 @@ class Distillation(StepModule):
             teacher, data).
     """
 
+    doing = "distil"
     term_names = TERMS
 
     def __init__(

@@ -51,6 +51,7 @@ class StepModule(pl.LightningModule, ABC):
             data, and what else the method says).
     """
 
+    doing: str  # in front of the progress bar
     term_names: tuple[str, ...]  # names of what `training_step` returns as "terms", the loss last
 
     def __init__(

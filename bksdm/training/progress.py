@@ -36,14 +36,14 @@ class Progress(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rates count from here."""
-        del pl_module
+        assert isinstance(pl_module, StepModule)
         self._first, self._begin = trainer.global_step, time.monotonic()
         self._printed = self._begin
         if self.interactive and trainer.is_global_zero:
             self._bar = tqdm(
                 total=trainer.max_steps,
                 initial=self._first,
-                desc="distil",
+                desc=pl_module.doing,
                 unit="step",
                 dynamic_ncols=True,
             )

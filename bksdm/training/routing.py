@@ -58,6 +58,7 @@ class Routing(StepModule):
         identity: see `StepModule`.
     """
 
+    doing = "route"
     term_names = TERMS
 
     def __init__(

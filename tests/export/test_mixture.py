@@ -187,9 +187,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "no experts": lambda folder: (folder / MIXTURE).write_text(
         '{"format": 1, "teacher": {}, "experts": []}'
     ),
-    "diffusers has no": lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text(
-        "{}"
-    ),
+    "unknown scheduler class": lambda folder: (
+        folder / "scheduler" / "scheduler_config.json"
+    ).write_text("{}"),
     "no router.json": lambda folder: (folder / "router" / "router.json").unlink(),
     "mixture .*: ": lambda folder: shutil.rmtree(folder / "vae"),
 }
