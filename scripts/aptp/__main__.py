@@ -13,8 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from scripts.aptp.cases import ALL, TEACHER
+from scripts.aptp.experts import by_expert
 from scripts.aptp.study import Study, one_thread
-from scripts.aptp.tables import comparisons
+from scripts.aptp.tables import comparisons, result_in
 
 
 def main() -> None:
@@ -44,7 +45,9 @@ def main() -> None:
         case: [folder for (other, _), folder in zip(jobs, folders, strict=True) if other is case]
         for case in cases
     }
+    macs = result_in(teacher).cost["unet"]["total"]["macs"]
     print(comparisons(found, teacher))
+    print(f"\n{by_expert(found, prompts=arguments.prompts, macs=macs)}")
 
 
 if __name__ == "__main__":
