@@ -51,6 +51,7 @@ def write_routed(folder: RunFolder, rest: Routed) -> str:
         captions,
         balance=settings.balance,
         target=settings.target * budget.total if settings.meet_budget else None,
+        same_size=settings.same_size,
         budget=budget,
     )
     plans = [plan_of(gates, budget.sites) for gates in mixture.gates]

@@ -52,6 +52,7 @@ def deployed(
     *,
     balance: bool,
     target: float | None,
+    same_size: bool = False,
     budget: Budget,
 ) -> Mixture:
     """Route all captions, and make the codes' architectures.
@@ -63,6 +64,7 @@ def deployed(
         balance: make the codes' shares equal; else each caption goes to the nearest code.
         target: mean MACs of the routed samples that the architectures are fitted to; None takes
             what each code has above 1/2.
+        same_size: each code is fitted to the target by itself.
         budget: MACs of gates.
     """
     router.offsets.zero_()
@@ -83,5 +85,9 @@ def deployed(
     if target is None:
         return mixture
     margins = router.relaxation.margins(router.codes, router.sites)
+    if same_size:
+        one = torch.ones(1)
+        each = [fitted_gates(code[None], one, budget, target=target) for code in margins]
+        return Mixture(router, torch.cat(each), routes)
     gates = fitted_gates(margins, mixture.shares, budget, target=target)
     return Mixture(router, gates, routes)

@@ -38,6 +38,7 @@ class RoutingSettings:
         balance: offsets make the codes' shares of the training prompts equal.
         meet_budget: the codes are cut where the mean over the training prompts meets the target;
             else where their own gates are below 1/2.
+        same_size: each code meets the target by itself, and not their mean.
         min_snr_gamma: Min-SNR weighting of the denoising term; None switches it off.
         gradient_clip: global gradient norm; null clips nothing.
         relaxation: of logits.
@@ -59,6 +60,7 @@ class RoutingSettings:
     standardise: bool = True
     balance: bool = True
     meet_budget: bool = True
+    same_size: bool = False
     min_snr_gamma: float | None = 5.0
     gradient_clip: float | None = None
     relaxation: Relaxation = Relaxation()  # noqa: RUF009 - frozen
@@ -79,8 +81,14 @@ class RoutingSettings:
             "standardise",
             "balance",
             "meet_budget",
+            "same_size",
         ):
             expected.switch(f"method.{name}", getattr(self, name))
+        if self.same_size and not self.meet_budget:
+            raise InputError(
+                "method.same_size=true and method.meet_budget=false: expected both true, as each"
+                " code is to meet the budget"
+            )
         for name in ("link", "min_snr_gamma", "gradient_clip"):
             if getattr(self, name) is not None:
                 expected.number(f"method.{name}", getattr(self, name), above=0)

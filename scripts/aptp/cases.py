@@ -63,10 +63,25 @@ EACH: Final = Case(
     name="4 experts, all steps each", budget=0.45, route=["method.experts=4"], each=True
 )
 
+SAME_SIZE: Final = [
+    Case(
+        name=name,
+        budget=0.45,
+        route=[
+            "method.experts=4",
+            "method.same_size=true",
+            "method.weights.spread=0",
+            "method.weights.largest=0",
+        ],
+        each=each,
+    )
+    for name, each in {"4 of one size": False, "4 of one size, all steps each": True}.items()
+]
+
 PUBLISHED: Final = Case(
     name="4 experts, as published",
     budget=0.65,
     route=["method=aptp_published", "method.experts=4"],
 )
 
-ALL: Final = [*main_cases(0.65), BLOCKS, *main_cases(0.45), EACH, *ABLATIONS, PUBLISHED]
+ALL: Final = [*main_cases(0.65), BLOCKS, *main_cases(0.45), EACH, *SAME_SIZE, *ABLATIONS, PUBLISHED]

@@ -102,6 +102,19 @@ def test_the_published_recipe_runs_too(run_cli: Cli, tiny_route: list[str], tmp_
     assert told["counting"] == "published"
 
 
+def test_experts_may_be_of_one_size(
+    run_cli: Cli, tiny_route: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*tiny_route, "trainer.max_steps=2", "method.same_size=true"]
+    assert run_cli(*given) == 0
+    told = json.loads((tmp_path / "runs" / "routed" / "routing.json").read_text())
+    shares = [each["macs_share"] for each in told["experts"]]
+    assert len(shares) == 3
+    assert all(0.55 < share <= 0.6 for share in shares)
+    assert run_cli(*given, "name=other", "method.meet_budget=false") == 2
+    assert "expected both true" in capsys.readouterr().err
+
+
 def test_two_processes_are_one(run_cli: Cli, tiny_route: list[str], tmp_path: Path) -> None:
     """With as many samples at once: Sinkhorn and the contrastive term look at all of them. Of the
     validation samples the second process has one less.
