@@ -9,15 +9,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-packages=(diffusers hydra-core omegaconf webdataset braceexpand tenacity importlib_metadata xformers==0.0.35)
+packages=(diffusers hydra-core omegaconf webdataset braceexpand tenacity importlib_metadata)
 
 if [ "${1:-}" = --wheels ]; then
     folder=${2:?bench/gpu.sh --wheels DIR: name a folder}
     mkdir -p "$folder"
     systems=()
     for version in 2_28 2_27 2_17; do systems+=(--platform "manylinux_${version}_x86_64"); done
-    "$python" -m pip download -q --no-deps --only-binary=:all: --implementation cp \
-        --python-version "${WHEELS_PYTHON:-3.12}" "${systems[@]}" -d "$folder" -c constraints.txt "${packages[@]}"
+    get=("$python" -m pip download -q --no-deps --only-binary=:all: --implementation cp
+        --python-version "${WHEELS_PYTHON:-3.12}" "${systems[@]}")
+    "${get[@]}" -d "$folder" -c constraints.txt "${packages[@]}"
+    # Apart: diffusers imports it wherever it lies, and only one section wants it.
+    "${get[@]}" -d "$folder/xformers" xformers==0.0.35
     "$python" -m pip wheel -q --no-deps -w "$folder" -c constraints.txt antlr4-python3-runtime # has no wheel on PyPI
     exit
 fi
@@ -28,6 +31,10 @@ if ! "$python" -P -c 'import bksdm.conf, diffusers, hydra, omegaconf, webdataset
     pip=("$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check)
     "${pip[@]}" --upgrade --target "$site" "${WHEELS:?bksdm is not installed here: WHEELS=DIR names its wheels}"/*.whl
     "${pip[@]}" --upgrade --no-build-isolation --target "$site" .
+    if [ -d "$WHEELS/xformers" ]; then
+        "${pip[@]}" --target "$site/only-xformers" "$WHEELS"/xformers/*.whl
+        export BENCH_XFORMERS=$site/only-xformers
+    fi
     export PYTHONPATH=$site
 fi
 export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1

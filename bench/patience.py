@@ -22,11 +22,12 @@ def patience(seconds: int) -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(max(1, seconds))
+    # Again and again: what comes while an object is taken down is lost.
+    signal.setitimer(signal.ITIMER_REAL, max(1, seconds), 20)
     try:
         yield
     except KeyboardInterrupt as error:
         raise ImpatientError(f"more than {seconds} s") from error
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from bench import gpu
+from bench.sections import shards, trained
 from bench.sections.ladder import RUNGS, rungs
 from bench.sections.profile import purpose
-from bench.sections.rate import step_rate
+from bench.sections.rate import rate_of
 from bench.sections.section import Section, read
 from bench.sections.setting import TOY
 from bksdm.models.cost import step_flops, unet_module_cost
+from bksdm.models.teacher import load_teacher, weights_hash
 from bksdm.surgery.blocks import remove_blocks
 from bksdm.surgery.plan import BASE
 
@@ -27,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def section(tmp_path: Path) -> Section:
-    return Section(file=tmp_path / "s.jsonl", folder=tmp_path, setting=TOY, seconds=60)
+    setting = replace(TOY, folder=tmp_path / "teacher")
+    return Section(file=tmp_path / "s.jsonl", folder=tmp_path, setting=setting, seconds=60)
 
 
 def raising(error: Exception) -> Callable[[], None]:
@@ -61,11 +64,11 @@ def test_a_section_goes_on_after_a_failure(section: Section) -> None:
 
 
 def test_a_part_that_takes_too_long_is_stopped(section: Section) -> None:
-    section.seconds = 1.5
+    section.seconds += 2.9 - section.left
     assert not section.attempt("slow", lambda: time.sleep(30), seconds=1)
     assert not section.attempt("late", lambda: None, seconds=10)
     written = read(section.file)
-    assert "- slow: stopped, as it takes more than 1 s" in written.text
+    assert "- slow: stopped, as it takes more than 2 s" in written.text
     assert "- late: not begun" in written.text
     assert not written.failed
 
@@ -131,15 +134,69 @@ def test_rungs_add_up() -> None:
     assert len(set(map(str, steps.values()))) == len(RUNGS)
 
 
-def test_rates_are_of_the_steps_that_were_taken() -> None:
-    setting = replace(TOY, steps=2)
-    begin = time.perf_counter()
-    rate = step_rate(setting, rungs()["+ bf16 teacher"], batch=2)
-    assert rate.images >= 2 * 2 / (time.perf_counter() - begin)
-    teacher, tokens = setting.teacher.unet, setting.teacher.tokenizer.model_max_length
+class Clockwork:
+    """Half a second a step, and 8 for the first block."""
+
+    def __init__(self) -> None:
+        self.blocks: list[int] = []
+
+    def block(self, steps: int) -> float:
+        self.blocks.append(steps)
+        return 0.5 * steps if len(self.blocks) > 1 else 8.0
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def test_rates_are_of_the_steps_after_the_first() -> None:
+    runner = Clockwork()
+    rate = rate_of(runner, replace(TOY, steps=6), 4, flops=10)
+    assert runner.blocks == [2, 6]
+    assert (rate.images, rate.flops) == (8, 80)
+    assert rate.cells(matmul=100)["of matmul"] == "80.0%"
+
+
+def test_the_teacher_is_made_once(tmp_path: Path) -> None:
+    setting = replace(TOY, folder=tmp_path / "teacher")
+    made = setting.teacher
+    assert made.source.path == str(tmp_path / "teacher")
+    assert weights_hash(made.unet) == weights_hash(load_teacher(TOY.world.source()).unet)
+    teacher, tokens = made.unet, made.tokenizer.model_max_length
     networks = (teacher, remove_blocks(teacher, plan=BASE))
     costs = [unet_module_cost(network, tokens=tokens).total.macs for network in networks]
-    assert rate.flops / rate.images == pytest.approx(step_flops(*costs), rel=0.01)
+    assert setting.flops(BASE) == step_flops(*costs)
+
+
+def test_a_command_that_is_stopped_is_no_failure(
+    section: Section, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow() -> int:
+        try:
+            time.sleep(30)
+        except KeyboardInterrupt:
+            return 130
+        return 0
+
+    def refused() -> int:
+        print("data.shards=x: no such shards", file=sys.stderr)
+        return 2
+
+    monkeypatch.setattr(shards, "main", refused)
+    assert not section.attempt("train", lambda: shards.bksdm("train"), seconds=1)
+    section.seconds += 2.9 - section.left
+    monkeypatch.setattr(shards, "main", slow)
+    assert not section.attempt("again", lambda: shards.bksdm("train"), seconds=1)
+    written = read(section.file)
+    assert written.failed == (
+        "train: RuntimeError: bksdm train: exit code 2: data.shards=x: no such shards",
+    )
+    assert "again: stopped" in written.text
+
+
+def test_a_run_is_timed_between_logged_steps() -> None:
+    ends = [10.0, 11, 12, 14, 16, 17, 18]  # every second one is logged: 11, 14, 17
+    assert trained._rate(ends, every=2, batch=3) == 2 * 2 * 3 / 6
+    assert trained._rate(ends[:3], every=2, batch=3) is None
 
 
 @pytest.mark.parametrize(
@@ -148,6 +205,10 @@ def test_rates_are_of_the_steps_that_were_taken() -> None:
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma", "attention"),
         ("triton_red_fused_native_group_norm_silu_3", "norms"),
         ("triton_poi_fused_convolution_add_12", "fused by compile"),
+        ("triton_poi_fused_add_convolution_native_group_norm_silu_4", "fused by compile"),
+        ("triton_poi_fused__scaled_dot_product_flash_attention_view_7", "fused by compile"),
+        ("multi_tensor_apply_kernel<LpNormFunctor>", "optimiser, average, clipping"),
+        ("distribution_elementwise_grid_stride_kernel<normal_and_transform>", "other"),
         ("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32", "convolutions"),
         ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_NNT", "matrix products"),
         ("multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimiser, average, clipping"),

@@ -2,6 +2,8 @@
 backward.
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,8 +18,15 @@ from bench.sections.section import Section
 from bksdm.training.speed import BACKENDS
 
 CALLS: Final = 10
+XFORMERS: Final = "BENCH_XFORMERS"  # a folder with it, for this section alone
 # What torch on a GPU, torch on the CPU and xformers say to a shape that they do not take.
-NO_KERNEL: Final = ("No available kernel", "No viable backend", "No operator found")
+NO_KERNEL: Final = (
+    "No available kernel",
+    "No viable backend",
+    "No operator found",
+    "No valid execution plans",
+    "cuDNN Frontend error",
+)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -25,6 +34,7 @@ def measure(section: Section) -> None:
     """A row a shape and kernel."""
     kernels: dict[str, Attend] = {"auto": F.scaled_dot_product_attention}
     kernels |= {name: _only(name) for name in BACKENDS}
+    sys.path += [os.environ[XFORMERS]] if XFORMERS in os.environ else []
     if find_spec("xformers") is None:
         section.note("xformers: not installed")
     else:
@@ -60,19 +70,19 @@ def _timed(section: Section, name: str, attend: Attend, shape: tuple[int, ...]) 
     def both() -> None:
         torch.autograd.grad(attend(query, key, value), (query, key, value), weights)
 
-    try:
-        times = [_seconds(work, setting.device) for work in (forward, both)]
-    except (RuntimeError, NotImplementedError) as error:
-        if not any(words in str(error) for words in NO_KERNEL):
-            raise
-        section.row("attention", **cells, forward="no such kernel")
-        return
     flops = 4 * rows * heads * tokens * keys * head
-    section.row(
-        "attention", **cells,
-        forward=f"{1e3 * times[0]:.3f} ms", forward_tflops=flops / times[0] / 1e12,
-        with_backward=f"{1e3 * times[1]:.3f} ms",
-    )  # fmt: skip
+    for direction, work in (("forward", forward), ("with backward", both)):
+        try:
+            seconds = _seconds(work, setting.device)
+        except (RuntimeError, NotImplementedError) as error:
+            if not any(words in str(error) for words in NO_KERNEL):
+                raise
+            cells[direction] = "no such kernel"
+        else:
+            cells[direction] = f"{1e3 * seconds:.3f} ms"
+            if work is forward:
+                cells["forward TFLOP/s"] = f"{flops / seconds / 1e12:.3g}"
+    section.row("attention", **cells)
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -8,6 +8,7 @@ from typing import Final
 
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
+from bench.patience import ImpatientError
 from bench.sections.section import Section
 from bksdm.evaluation.measures.attributes import ALL
 from bksdm.evaluation.measures.denoising import shapes_denoising_errors
@@ -60,7 +61,7 @@ def _train(section: Section, pipeline: StableDiffusionPipeline) -> tuple[UNet2DC
             batch=setting.teacher_batch, lr=LR, name=name, device=setting.device,
         )  # fmt: skip
 
-    steps = setting.teacher_steps
+    steps, least = setting.teacher_steps, 500
     if steps is None:
         fit(WARM_UP, "warm-up")
         begin = time.perf_counter()
@@ -68,6 +69,8 @@ def _train(section: Section, pipeline: StableDiffusionPipeline) -> tuple[UNet2DC
         rate = WARM_UP / (time.perf_counter() - begin)
         steps = min(AT_MOST, int((section.left - SCORING) * rate))
         section.note(f"{rate:.1f} steps/s of {setting.teacher_batch} pictures")
+        if steps < least:
+            raise ImpatientError(f"the {section.left:.0f} s that are left for {least} steps")
     return fit(steps, "larger"), steps
 
 

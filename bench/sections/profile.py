@@ -13,10 +13,11 @@ from bench.sections.section import Section
 
 # By names of kernels on a GPU, of operators on the CPU; the first that fits.
 PURPOSES: Final = {
+    "fused by compile": r"triton_(poi|per)",  # named after all that went into them
     "attention": r"flash|fmha|sdpa|scaled_dot_product|softmax",
-    "norms": r"norm|rowwise_?moments",
     "optimiser, average, clipping": r"adam|multi_tensor|foreach|lerp",
-    "fused by compile": r"triton",
+    "norms": r"(group|layer|batch)_?norm|rowwise_?moments",
+    "other, fused by compile": r"triton",
     "convolutions": r"conv|fprop|dgrad|wgrad|implicit",
     "matrix products": r"gemm|nvjet|cutlass|matmul|addmm|\bmm\b|bmm|linear",
     "copies, casts, layouts": r"copy|memcpy|memset|transpose|nhwc|nchw|::cat|fill|zero",

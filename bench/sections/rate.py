@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.cases import Step
-from bench.runners import BareLoop, Reference, distillation
+from bench.runners import BareLoop, Reference, Runner
 from bench.sections.setting import Setting
 from bksdm.surgery.plan import BASE, BlockPlan
 
@@ -36,11 +36,13 @@ class Rate:
     """Of training steps.
 
     Attributes:
+        ready: seconds of the first steps, which compile.
         images: a second.
         flops: useful ones a second.
         memory: bytes, the most that was allocated; None on the CPU.
     """
 
+    ready: float
     images: float
     flops: float
     memory: int | None
@@ -51,6 +53,7 @@ class Rate:
             "images/s": f"{self.images:.1f}",
             "TFLOP/s": f"{self.flops / 1e12:.3g}",
             "of matmul": f"{self.flops / matmul:.1%}",
+            "ready, s": f"{self.ready:.0f}",
             "GiB": "-" if self.memory is None else f"{self.memory / 2**30:.1f}",
         }
 
@@ -70,27 +73,28 @@ def bare_loop(setting: Setting, step: Step, *, batch: int, plan: BlockPlan) -> I
 def step_rate(setting: Setting, step: Step, *, batch: int, plan: BlockPlan = BASE) -> Rate:
     """Of a bare loop, once it is warm and compiled."""
     with bare_loop(setting, step, batch=batch, plan=plan) as runner:
-        resolution = setting.teacher.picture_size
-        return _rate(runner, setting, batch, flops=runner.module.flops(resolution))
+        return rate_of(runner, setting, batch, flops=setting.flops(plan))
 
 
 def reference_rate(setting: Setting, *, batch: int) -> Rate:
     """Of the reference recipe, from pictures that are decoded already. Useful FLOPs are those of
     our step, so that both are measured by the same.
     """
-    bench = setting.bench(batch=batch)
-    flops = distillation(bench, Step()).flops(setting.teacher.picture_size)
     batches = setting.batches_in_memory(batch, pictures=True)
-    return _rate(Reference(bench, Step(loop="reference"), batches), setting, batch, flops=flops)
+    runner = Reference(setting.bench(batch=batch), Step(loop="reference"), batches)
+    return rate_of(runner, setting, batch, flops=setting.flops(BASE))
 
 
-def _rate(runner: BareLoop | Reference, setting: Setting, batch: int, *, flops: int) -> Rate:
+def rate_of(runner: Runner, setting: Setting, batch: int, *, flops: int) -> Rate:
+    """Of a block of steps, after one that is not timed; `flops` are of a picture."""
+    gpu, begin = setting.device.type == "cuda", time.perf_counter()
     runner.block(2)
-    gpu = setting.device.type == "cuda"
+    ready = time.perf_counter() - begin
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     images = setting.steps * batch / runner.block(setting.steps)
-    return Rate(images, images * flops, torch.cuda.max_memory_allocated() if gpu else None)
+    memory = torch.cuda.max_memory_allocated() if gpu else None
+    return Rate(ready, images, images * flops, memory)
 
 
 def _wait(device: torch.device) -> None:

@@ -36,6 +36,6 @@ def measure(section: Section) -> None:
     if not theirs:
         return
     section.note(f"ratio: of images/s to the faster reference; goal {GOAL:g}")
-    for rung in ("+ fused AdamW", "+ compile"):
+    for rung in ("+ compile", "+ fused AdamW"):
         compiles = rung in COMPILING
         section.attempt(rung, lambda rung=rung: ours(rung), seconds=15, gpu=compiles)

@@ -5,7 +5,8 @@ that takes the same paths.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -14,19 +15,25 @@ from bench.cases import Step
 from bench.runners import Bench
 from bench.world import WORLDS, World
 from bksdm.batch import TextImageBatch
+from bksdm.export.pipeline import assemble
+from bksdm.models.cost import step_flops, unet_module_cost
+from bksdm.models.source import TeacherSource
 from bksdm.models.teacher import Teacher, load_teacher
+from bksdm.surgery.blocks import remove_blocks
 from bksdm.surgery.plan import BASE, BlockPlan
 
 IN_MEMORY: Final = 2  # batches, taken in turn
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Setting:
     """A size.
 
     Attributes:
         name: of the size.
         world: teacher, student and batch.
+        folder: where the teacher lies once it was made: making random weights takes longer than
+            reading them.
         device: where it runs.
         batches: samples a step that are tried.
         steps: that are timed.
@@ -45,6 +52,7 @@ class Setting:
 
     name: str
     world: World
+    folder: Path = Path("teacher")
     device: torch.device
     batches: tuple[int, ...]
     steps: int
@@ -60,10 +68,26 @@ class Setting:
     teacher_batch: int
     prompts: int
 
+    @property
+    def source(self) -> TeacherSource:
+        """Where the teacher is read from."""
+        return replace(self.world.source(), path=str(self.folder), weights="pretrained")
+
     @cached_property
     def teacher(self) -> Teacher:
         """On the CPU."""
-        return load_teacher(self.world.source())
+        if not self.folder.exists():
+            made, new = load_teacher(self.world.source()), self.folder.with_suffix(".new")
+            assemble(made, made.unet).save_pretrained(new)
+            new.rename(self.folder)
+        return load_teacher(self.source)
+
+    @cache  # noqa: B019 - there is one setting
+    def flops(self, plan: BlockPlan) -> int:
+        """Useful ones of a step, for each picture."""
+        teacher, tokens = self.teacher, self.teacher.tokenizer.model_max_length
+        networks = (teacher.unet, remove_blocks(teacher.unet, plan=plan))
+        return step_flops(*[unet_module_cost(each, tokens=tokens).total.macs for each in networks])
 
     @property
     def precision(self) -> torch.dtype:
@@ -102,8 +126,8 @@ REAL: Final = Setting(
     world=WORLDS["sd14"],
     device=torch.device("cuda"),
     batches=(128, 32, 16),
-    steps=10,
-    reference=(16, 64),
+    steps=5,
+    reference=(64, 16),
     run=60,
     pictures=512,
     attention=tuple(
@@ -124,7 +148,7 @@ TOY: Final = Setting(
     batches=(2,),
     steps=1,
     reference=(2,),
-    run=4,
+    run=12,
     pictures=32,
     attention=((8, 64, 64, 4, 2),),
     sampling=(2, 2),

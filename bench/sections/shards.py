@@ -1,8 +1,9 @@
 """Shards of drawn pictures in the teacher's size, and the command line that works on them."""
 
 import io
+import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from bench.sections.section import Section
@@ -10,54 +11,63 @@ from bksdm.cli.main import main
 from bksdm.data.shapes import samples
 from bksdm.data.shards import write_shard
 
-SHARDS = 4
+DRAWN = (
+    64  # different pictures: drawing and writing one of 512 pixels takes as long as encoding many
+)
+INTERRUPTED = 130  # exit code
 
 
 def bksdm(*arguments: str) -> str:
     """Run the command in this process; what it printed.
 
     Raises:
+        KeyboardInterrupt: it was stopped, as by `patience`.
         RuntimeError: it ended with another code than 0.
     """
-    printed, before = io.StringIO(), sys.argv
+    printed, told, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["bksdm", *arguments]
     try:
-        with redirect_stdout(printed):
+        with redirect_stdout(printed), redirect_stderr(told):
             code = main()
     finally:
         sys.argv = before
-        print(f"$ bksdm {' '.join(arguments)}\n{printed.getvalue()}", flush=True)
+        print(f"$ bksdm {' '.join(arguments)}\n{printed.getvalue()}{told.getvalue()}", flush=True)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
-        raise RuntimeError(f"bksdm {arguments[0]}: exit code {code}")
+        last = (told.getvalue().strip().splitlines() or [""])[-1]
+        raise RuntimeError(f"bksdm {arguments[0]}: exit code {code}: {last}")
     return printed.getvalue()
 
 
 def teacher_arguments(section: Section) -> list[str]:
     """Which teacher, on the command line."""
-    world = section.setting.world
-    return [f"teacher={world.teacher}", f"teacher.weights={world.weights}"]
+    source = section.setting.source
+    return [f"teacher={source.name}", f"teacher.path={source.path}"]
 
 
 def drawn_pictures(section: Section) -> Path:
     """The folder of the pictures' shards, which are drawn if they are missing."""
-    folder, setting = section.folder / "pictures", section.setting
-    size = (setting.teacher.picture_size,) * 2
-    each = setting.pictures // SHARDS
-    for shard in range(SHARDS):
+    folder, count = section.folder / "pictures", min(DRAWN, section.setting.pictures)
+    first, size = folder / "00000.tar", (section.setting.teacher.picture_size,) * 2
+    if not first.exists():
+        rows = [
+            (f"{row:06d}", image.resize(size), scene.caption)
+            for row, (scene, image) in enumerate(samples(count, seed=0))
+        ]
+        write_shard(first, rows)
+    for shard in range(1, section.setting.pictures // count):
         path = folder / f"{shard:05d}.tar"
         if not path.exists():
-            rows = [
-                (f"{shard:02d}{row:06d}", image.resize(size), scene.caption)
-                for row, (scene, image) in enumerate(samples(each, seed=shard))
-            ]
-            write_shard(path, rows)
+            os.link(first, path)
     return folder
 
 
 def latents(section: Section) -> Path:
     """The folder of the latents' shards, which `bksdm encode` makes if they are missing."""
     folder = section.folder / "latents"
-    encode(section, folder, precision="bfloat16")
+    if len(list(folder.glob("*.tar"))) < len(list(drawn_pictures(section).glob("*.tar"))):
+        encode(section, folder, precision="bfloat16")
     return folder
 
 

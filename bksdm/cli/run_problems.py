@@ -51,10 +51,14 @@ class Known:
 
 
 def batch_divides(known: Known) -> None:
-    """The global batch is a multiple of what all processes take at once."""
+    """The global batch is a multiple of what all processes take at once, and CUDA graphs take it
+    all at once.
+    """
     run = known.run
     if run.global_batch is not None and run.batch_size is not None:
-        accumulation(run.global_batch, batch=run.batch_size, world=run.world)
+        micro = accumulation(run.global_batch, batch=run.batch_size, world=run.world)
+        if run.speed is not None:
+            run.speed.check_accumulation(micro)
 
 
 def validation_is_shared(known: Known) -> None:

@@ -87,8 +87,8 @@ def _parts(run: Run, teacher: Teacher, plan: Plan) -> Parts:
         teacher=teacher,
         resolution=picture_resolution(config, teacher, plan),
     )
-    data.accumulation(run.peers.process.world)
     speed = built(config.speed, SpeedSettings)
+    speed.check_accumulation(data.accumulation(run.peers.process.world))
     begun = beginning(config, teacher, plan)
     module = distillation(config, teacher, plan, begun, speed=speed, data=data.fingerprint)
     ema = Ema(decay=config.ema_decay)

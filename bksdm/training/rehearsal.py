@@ -61,7 +61,8 @@ class Rehearsal:
         """One optimiser step over these micro-batches."""
         for number, batch in enumerate(micro_batches):
             mixed = self.precision == "bf16-mixed"
-            with torch.autocast(self.module.device.type, torch.bfloat16, enabled=mixed):
+            kind = self.module.device.type  # without a cache of casts, as the Trainer's
+            with torch.autocast(kind, torch.bfloat16, enabled=mixed, cache_enabled=False):
                 moved = batch.to(self.module.device, non_blocking=True)
                 loss = self.module.terms(moved).total(self.module.weights)
             if number == 0:

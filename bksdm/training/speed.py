@@ -26,6 +26,7 @@ PRECISIONS: Final = ("float32", "bfloat16")
 COMPILE_MODES: Final = (
     "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
 )  # fmt: skip
+CUDA_GRAPHS: Final = ("reduce-overhead", "max-autotune")
 BACKENDS: Final = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -76,6 +77,26 @@ class SpeedSettings:
     def teacher_dtype(self) -> torch.dtype:
         """Of the frozen networks."""
         return torch.bfloat16 if self.teacher_precision == "bfloat16" else torch.float32
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether compiled networks are replayed as CUDA graphs, each in memory of its own that the
+        next step writes over.
+        """
+        return self.compile in CUDA_GRAPHS
+
+    def check_accumulation(self, micro_batches: int) -> None:
+        """Gradients of a CUDA graph lie in memory that the next micro-batch writes over.
+
+        Raises:
+            InputError: there are several micro-batches a step.
+        """
+        if self.cuda_graphs and micro_batches > 1:
+            raise InputError(
+                f"speed.compile={self.compile} with {micro_batches} micro-batches a step: its CUDA"
+                " graphs take one; use speed.compile=default, or a data.batch_size that fills"
+                " data.global_batch"
+            )
 
     def frozen(self, teacher: Teacher, device: torch.device) -> Teacher:
         """The teacher as the steps use it. Where that loses precision it is a copy: the exported
