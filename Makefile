@@ -97,7 +97,7 @@ bench-aptp: $(STAMP)  ## What gates and routing add, what narrow experts save, i
 bench-prune: $(STAMP)  ## Magnitude pruning and packing at the size of SD 2: speed, sizes, memory (docs/pruning.md)
 	$(BIN)/python -m bench.prune $(ARGS)
 
-bench-gpu: $(STAMP)  ## Everything that only a GPU at real size shows, in 9 minutes (ARGS=--cpu: a dry run)
+bench-gpu: $(STAMP)  ## Everything that only a GPU at real size shows, in 8 minutes (ARGS=--cpu: a dry run)
 	PYTHON=$(BIN)/python bench/gpu.sh $(ARGS)
 
 bench: $(STAMP)  ## Training steps in ratios: bare loop, reference recipe, every switch (docs/performance.md)

@@ -48,6 +48,24 @@ def test_autocast_around_a_bfloat16_teacher(teacher: Teacher) -> None:
     assert {parameter.dtype for parameter in fast.student.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(("mode", "graphs"), [("reduce-overhead", 1), ("default", 0)])
+def test_teacher_and_student_are_one_step_of_cuda_graphs(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch, mode: str, graphs: int
+) -> None:
+    """Else the student's graph would begin a new one, and free what the teacher has answered."""
+    marks: list[str] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append("step"))
+    settings = SpeedSettings(compile=mode)
+    module(teacher, SMALL, speed=settings).terms(batch(teacher))  # not prepared: eager
+    assert len(marks) == graphs
+    settings.check_accumulation(1)
+    if graphs:
+        with pytest.raises(InputError, match=r"with 2 micro-batches a step.*compile=default"):
+            settings.check_accumulation(2)
+    else:
+        settings.check_accumulation(2)
+
+
 def test_the_original_teacher_keeps_its_precision(teacher: Teacher) -> None:
     before = teacher.vae.encoder.conv_in.weight.clone()
     fast = module(teacher, SMALL, speed=SpeedSettings(teacher_precision="bfloat16"))
