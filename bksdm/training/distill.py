@@ -152,8 +152,9 @@ class Distillation(StepModule):
     def _terms(
         self, batch: TextImageBatch, ask_teacher: Predictor, ask_student: Predictor
     ) -> LossTerms:
-        if self.speed.cuda_graphs:  # else the student's graph begins a step, and the answers of
-            torch.compiler.cudagraph_mark_step_begin()  # the teacher's are gone
+        if self.speed.cuda_graphs:
+            # Or the student's graph would begin a step, and the teacher's answers would be gone.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         noisy = self.noise(batch)
         with self.speed.kernels():  # not around the VAE, whose head is too wide for some
             with torch.no_grad(), torch.autocast(self.device.type, enabled=self.cast_teacher):
