@@ -132,9 +132,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="in all; 480, or 1800 of a dry run")
     parser.add_argument("--results", type=Path, help="folder of rows and logs")
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
-    for hidden in ("--only", "--folder"):
-        parser.add_argument(hidden, type=Path if hidden == "--folder" else str,
-                            help=argparse.SUPPRESS)  # fmt: skip
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.seconds = arguments.seconds or (1800 if arguments.cpu else 480)
     unknown = set(arguments.sections) - set(SHARES)

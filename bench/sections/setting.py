@@ -30,7 +30,6 @@ class Setting:
     """A size.
 
     Attributes:
-        name: of the size.
         world: teacher, student and batch.
         folder: where the teacher lies once it was made: making random weights takes longer than
             reading them.
@@ -50,7 +49,6 @@ class Setting:
         prompts: that it is scored on.
     """
 
-    name: str
     world: World
     folder: Path = Path("teacher")
     device: torch.device
@@ -122,7 +120,6 @@ class Setting:
 EAGER: Final = Step(precision="bf16-mixed", adam="foreach")
 SD_HEADS: Final = ((40, 4096, 8), (80, 1024, 8), (160, 256, 8), (64, 4096, 5), (64, 1024, 10))
 REAL: Final = Setting(
-    name="Stable Diffusion 1.4, random weights",
     world=WORLDS["sd14"],
     device=torch.device("cuda"),
     batches=(128, 32, 16),
@@ -142,7 +139,6 @@ REAL: Final = Setting(
     prompts=1024,
 )
 TOY: Final = Setting(
-    name="embedded world, a dry run whose figures mean nothing",
     world=replace(WORLDS["shapes"], batch=4),
     device=torch.device("cpu"),
     batches=(2,),

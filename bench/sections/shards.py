@@ -11,9 +11,7 @@ from bksdm.cli.main import main
 from bksdm.data.shapes import samples
 from bksdm.data.shards import write_shard
 
-DRAWN = (
-    64  # different pictures: drawing and writing one of 512 pixels takes as long as encoding many
-)
+DRAWN = 64  # different pictures; the other shards are links, as drawing large ones takes long
 INTERRUPTED = 130  # exit code
 
 

@@ -133,7 +133,9 @@ def _check_text(folder: Path, around: Teacher) -> None:
     """An expert was trained with the text states that all of a mixture share."""
     own = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype="auto").state_dict()
     shared = around.text_encoder.state_dict()
-    if any(not shared[name].to(own[name].dtype).equal(own[name]) for name in own):
+    if own.keys() != shared.keys() or any(
+        not shared[name].to(own[name].dtype).equal(own[name]) for name in own
+    ):
         raise InputError(
             f"{folder} has a text encoder of its own, of which a mixture has one for all; train the"
             " expert without a pruned method.init"

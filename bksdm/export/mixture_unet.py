@@ -76,7 +76,7 @@ class MixtureUnet(nn.Module):
                 self._experts.popitem(last=False)
             self._experts[number] = self._load(number).eval().requires_grad_(requires_grad=False)
         unet = self._experts[number]
-        weight = next(unet.parameters())  # unet.device and unet.dtype look at all: 2 ms a call
+        weight = next(unet.parameters())  # unet.device and unet.dtype look at every module
         if (weight.device, weight.dtype) != (self.device, self.dtype):
             unet.to(self.device, self.dtype)
         return unet

@@ -80,5 +80,5 @@ def sent(drawn: Tensor, device: torch.device) -> Tensor:
 
 
 def _inputs(unet: UNet2DConditionModel, noisy: NoisyBatch) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = next(unet.parameters()).dtype  # unet.dtype looks at every module: 2 ms on the CPU
+    dtype = next(unet.parameters()).dtype  # unet.dtype looks at every module
     return noisy.latents.to(dtype), noisy.timesteps, noisy.text.to(dtype)
